@@ -1,0 +1,274 @@
+"""What an administrator may change: patients, devices, assignments.
+
+The same code serves `iomt device add` beside a running gateway (through its local
+socket) and without one. Each change is one commit: its rows, and its entries on the
+ledger, which name random ids and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from edge import cbor
+from edge.clock import Clock
+from edge.devices.registry import Assignment, Device, DeviceKind, Registry
+from edge.errors import ConfigurationError, NotFoundError
+from edge.intake import Change, Intake
+from edge.ledger import ed25519
+from edge.ledger.batch import DeviceEnrolment, DeviceRevocation
+from edge.model import Attestation, Flag, Kind, Record, is_name
+from edge.store.commit import Class, Keys, Slot, patient_associated
+from edge.store.vault import seal, unseal
+
+REF_SIZE = 16
+PATIENT_NAME_LENGTH_MAX = 128
+ADDRESS_LENGTH_MAX = 32
+
+
+class Patients:
+    """The patients by random reference, and by the name the clinic gave."""
+
+    def __init__(self, known: Mapping[str, tuple[int, str]]) -> None:
+        self._by_ref = dict(known)
+        self._by_name = {name: ref for ref, (_, name) in known.items()}
+
+    def id_of(self, ref: str) -> int | None:
+        """The store's id of the patient of this reference (hex)."""
+        found = self._by_ref.get(ref)
+        return found[0] if found else None
+
+    def name_of(self, ref: str) -> str | None:
+        """The clinic's name of the patient of this reference (hex)."""
+        found = self._by_ref.get(ref)
+        return found[1] if found else None
+
+    def ref_of(self, name: str) -> str | None:
+        """The reference (hex) of the patient of this name."""
+        return self._by_name.get(name)
+
+    def put(self, ref: str, id_: int, name: str) -> None:
+        """Add a patient."""
+        self._by_ref[ref] = (id_, name)
+        self._by_name[name] = ref
+
+    def next_id(self) -> int:
+        """One above the highest id in use."""
+        return max((id_ for id_, _ in self._by_ref.values()), default=0) + 1
+
+
+class Administration:
+    """Validates changes and has the intake commit them."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        registry: Registry,
+        patients: Patients,
+        keys: Keys,
+        clock: Clock,
+        master: bytes,
+    ) -> None:
+        self._intake = intake
+        self._registry = registry
+        self._patients = patients
+        self._keys = keys
+        self._clock = clock
+        self._master = master
+
+    @property
+    def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
+        """The operations by the name that the local socket and the CLI use."""
+        return {
+            "patient-add": self.add_patient,
+            "device-add": self.add_device,
+            "device-assign": self.assign_device,
+            "device-revoke": self.revoke_device,
+        }
+
+    async def add_patient(self, name: str) -> str:
+        """Add a patient under the clinic's own name for them; their reference."""
+        if not 0 < len(name) <= PATIENT_NAME_LENGTH_MAX or not name.isprintable():
+            most = PATIENT_NAME_LENGTH_MAX
+            raise ConfigurationError(
+                [f"patient: the name must have 1 to {most} printable characters"]
+            )
+        if self._patients.ref_of(name) is not None:
+            raise ConfigurationError([f"patient {name!r} is there already"])
+        ref, id_ = os.urandom(REF_SIZE), self._patients.next_id()
+        wrapped = self._keys.new_patient(ref)
+        key = unseal(self._master, wrapped, patient_associated(ref, "key"))
+        sealed_name = seal(key, name.encode(), patient_associated(ref, "name"))
+        now_ms = self._clock.now_ms()
+        self._patients.put(ref.hex(), id_, name)
+        await self._intake.administer(
+            Change(
+                statements=[
+                    (
+                        "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
+                        (id_, ref, self._keys.tag(name), sealed_name, wrapped, now_ms),
+                    )
+                ]
+            )
+        )
+        return ref.hex()
+
+    async def add_device(
+        self,
+        name: str,
+        kind: str,
+        public_key: str | None = None,
+        address: str | None = None,
+    ) -> None:
+        """Enrol a device; `public_key` is hexadecimal, for kind `signed` only."""
+        key = self._check_device(name, kind, public_key, address)
+        now_ms = self._clock.now_ms()
+        device = Device(
+            id=self._registry.next_device_id(),
+            name=name,
+            ref=os.urandom(REF_SIZE),
+            kind=DeviceKind(kind),
+            public_key=key,
+            address=address.upper() if address else None,
+        )
+        attestation = Attestation.DEVICE if key else Attestation.GATEWAY
+        self._registry.put(replace(device, revoked=True))  # its name is taken
+        await self._intake.administer(
+            Change(
+                statements=[
+                    (
+                        "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                        (
+                            device.id,
+                            name,
+                            device.ref,
+                            device.kind.value,
+                            key,
+                            device.address,
+                            now_ms,
+                        ),
+                    )
+                ],
+                entries=[
+                    DeviceEnrolment(device.ref, now_ms, attestation, key).encode()
+                ],
+                applied=lambda: self._registry.put(device),
+            )
+        )
+
+    def _check_device(
+        self, name: str, kind: str, public_key: str | None, address: str | None
+    ) -> bytes | None:
+        problems = []
+        if not is_name(name):
+            problems.append(
+                f"device {name!r}: 1 to 64 of A–Z a–z 0–9 . _ -, and none of "
+                "alerts, cmd, receipt"
+            )
+        elif self._registry.find(name) is not None:
+            problems.append(f"device {name!r} is there already")
+        if kind not in set(DeviceKind):
+            problems.append(f"kind {kind!r}: one of {', '.join(DeviceKind)}")
+        if (kind == DeviceKind.SIGNED) != (public_key is not None):
+            problems.append("a public key belongs to a signed device, and only there")
+        if (kind == DeviceKind.BLE) != (address is not None):
+            problems.append("an address belongs to a BLE device, and only there")
+        if address is not None and len(address) > ADDRESS_LENGTH_MAX:
+            problems.append(f"address: more than {ADDRESS_LENGTH_MAX} characters")
+        key = None
+        if public_key is not None:
+            try:
+                key = bytes.fromhex(public_key)
+                fault = ed25519.key_fault(key)
+            except ValueError:
+                fault = "not hexadecimal"
+            if fault:
+                problems.append(f"public key: {fault}")
+        if problems:
+            raise ConfigurationError(problems)
+        return key
+
+    async def assign_device(self, name: str, patient: str | None) -> None:
+        """Put a device at a patient, or (None) release it."""
+        device = self._known(name)
+        now_ms = self._clock.now_ms()
+        release = (
+            "UPDATE assignments SET until_ms = ? WHERE device = ? AND until_ms IS NULL"
+        )
+        change = Change(statements=[(release, (now_ms, device.id))])
+        assignment = None
+        if patient is not None:
+            ref = self._patients.ref_of(patient)
+            if ref is None:
+                raise NotFoundError(f"no patient {patient!r}; `iomt patient add` first")
+            assignment = Assignment(
+                id=self._registry.next_assignment_id(),
+                ref=os.urandom(REF_SIZE),
+                patient=self._patients.id_of(ref) or 0,
+                patient_ref=bytes.fromhex(ref),
+            )
+            change.statements.append(
+                (
+                    "INSERT INTO assignments VALUES (?, ?, ?, ?, ?, NULL)",
+                    (
+                        assignment.id,
+                        assignment.ref,
+                        device.id,
+                        assignment.patient,
+                        now_ms,
+                    ),
+                )
+            )
+        body: dict[int, object] = {2: device.ref}
+        if assignment is not None:
+            body |= {1: assignment.ref, 3: assignment.patient_ref}
+        one = assignment or device.assignment
+        slot = Slot(
+            device.id, one.id if one else 0, one.patient if one else 0, Class.EVENTS
+        )
+        record = Record(
+            kind=Kind.ASSIGNMENT,
+            received_ms=now_ms,
+            original=cbor.encode(body),
+            device=name,
+            flags=Flag(0) if self._clock.synced else Flag.UNSYNCED,
+            assignment=assignment.ref if assignment else None,
+        )
+        change.records.append((record, slot))
+        # At once, so that record order decides whose the next reading is.
+        self._registry.put(replace(device, assignment=assignment))
+        await self._intake.administer(change)
+
+    async def revoke_device(self, name: str) -> None:
+        """Refuse whatever the device sends from now on."""
+        device = self._known(name)
+        now_ms = self._clock.now_ms()
+        self._registry.put(replace(device, revoked=True))
+        await self._intake.administer(
+            Change(
+                statements=[
+                    (
+                        "UPDATE devices SET revoked_ms = ? WHERE id = ?",
+                        (now_ms, device.id),
+                    )
+                ],
+                entries=[DeviceRevocation(device.ref, now_ms).encode()],
+            )
+        )
+
+    def _known(self, name: str) -> Device:
+        device = self._registry.find(name)
+        if device is None or device.revoked:
+            raise NotFoundError(f"no device {name!r} is enrolled")
+        return device
+
+
+def software_hash(files: Mapping[str, bytes]) -> bytes:
+    """SHA-256 over the program's files, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(hashlib.sha256(name.encode()).digest())
+        total.update(hashlib.sha256(files[name]).digest())
+    return total.digest()

@@ -1,0 +1,308 @@
+"""Admission: from a message at a door to a record, or to a refusal with its reason.
+
+The checks and their order are those of docs/wire-format.md section 3. What needs one
+message alone (size, device, decoding) comes first, for each message of a turn; then all
+signatures of the turn are verified with one call; then, in order of arrival, what
+depends on the messages before it (sequence) and on the clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge.devices import senml
+from edge.devices.envelope import Envelope, kid_of
+from edge.devices.envelope import parse as parse_envelope
+from edge.devices.originals import LATE_MS
+from edge.devices.profiles import PROFILES
+from edge.devices.registry import (
+    HASHES_KEPT,
+    Device,
+    DeviceKind,
+    Novelty,
+    Registry,
+    SequenceWindow,
+)
+from edge.errors import Reason, RefusedError
+from edge.ledger import core
+from edge.model import Arrival, Attestation, Flag, Kind, Reading, Record
+
+PAYLOAD_SIZE_MAX = 65_536
+AHEAD_MAX_MS = 5 * 60 * 1000
+BEHIND_MAX_MS = 30 * 24 * 3600 * 1000
+REPEAT_WINDOW_MS = 24 * 3600 * 1000
+DIGEST_SIZE = 16
+
+
+def digest_of(payload: bytes) -> bytes:
+    """What a payload is remembered by."""
+    return hashlib.sha256(payload).digest()[:DIGEST_SIZE]
+
+
+def _repeat_key(stream: str, payload: bytes) -> bytes:
+    return digest_of(stream.encode() + b"\0" + payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A message that becomes a record."""
+
+    device: Device
+    record: Record
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A message that is in the store already, with these bytes as far as we know."""
+
+    verified: bool
+
+
+Recall = Callable[[Device], Sequence[Record]]
+
+
+class Admission:
+    """Decides on messages; holds what it takes to know a repetition.
+
+    `recall(device)` gives the device's newest HASHES_KEPT stored records, oldest first;
+    it is asked once for each device after a start, when an old message comes.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        windows: dict[int, SequenceWindow],
+        recall: Recall,
+        poison: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self._registry = registry
+        self._windows = windows
+        self._recall = recall
+        self._poison = poison
+        self._repeats: dict[int, dict[bytes, int]] = {}  # digest -> received_ms
+
+    def window(self, device: Device) -> SequenceWindow:
+        """The sequences of a device."""
+        return self._windows.setdefault(device.id, SequenceWindow())
+
+    def decide(
+        self, arrivals: Sequence[Arrival], received_ms: int, *, synced: bool
+    ) -> list[Admitted | Repeated | RefusedError]:
+        """One decision for each message of a turn, in their order."""
+        opened = [self._open(one, received_ms) for one in arrivals]
+        good = iter(_verified(opened))
+        decisions: list[Admitted | Repeated | RefusedError] = []
+        for arrival, one in zip(arrivals, opened, strict=True):
+            try:
+                if isinstance(one, RefusedError):
+                    raise one
+                if one.envelope is not None and not next(good):
+                    raise RefusedError(
+                        Reason.BAD_SIGNATURE, "not signed with the device's key"
+                    )
+                decisions.append(self._admit(arrival, one, received_ms, synced=synced))
+            except RefusedError as refusal:
+                decisions.append(refusal)
+        return decisions
+
+    def _open(self, arrival: Arrival, received_ms: int) -> _Opened | RefusedError:
+        """The checks that need one message alone."""
+        try:
+            return self._decode(arrival, received_ms)
+        except RefusedError as refusal:
+            return refusal
+
+    def _decode(self, arrival: Arrival, received_ms: int) -> _Opened:
+        payload = arrival.payload
+        if arrival.refusal is not None:
+            raise RefusedError(*arrival.refusal)
+        if len(payload) > PAYLOAD_SIZE_MAX:
+            raise RefusedError(
+                Reason.TOO_LARGE, f"{len(payload)} bytes; at most {PAYLOAD_SIZE_MAX}"
+            )
+        if self._poison and digest_of(payload) in self._poison:
+            raise RefusedError(
+                Reason.POISON, "this message stopped the gateway before; see its log"
+            )
+        device = self._registry.find(arrival.device)
+        if device is None:
+            raise RefusedError(
+                Reason.UNKNOWN_DEVICE, f"no device {arrival.device!r} is enrolled"
+            )
+        if device.revoked:
+            raise RefusedError(
+                Reason.UNKNOWN_DEVICE, f"device {arrival.device!r} was revoked"
+            )
+        if device.kind is DeviceKind.SIGNED:
+            envelope = parse_envelope(payload)
+            if device.public_key is None or envelope.kid != kid_of(device.public_key):
+                raise RefusedError(
+                    Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
+                )
+            return _Opened(device, envelope.readings, envelope, timed=True)
+        if device.kind is DeviceKind.BLE:
+            decode = PROFILES.get(arrival.stream)
+            if decode is None:
+                raise RefusedError(
+                    Reason.MALFORMED, f"no profile for characteristic {arrival.stream}"
+                )
+            return _Opened(device, (decode(payload),), None, timed=False)
+        message = senml.parse(payload, received_ms)
+        return _Opened(device, message.readings, None, timed=message.timed)
+
+    def _admit(
+        self, arrival: Arrival, opened: _Opened, received_ms: int, *, synced: bool
+    ) -> Admitted | Repeated:
+        device, envelope = opened.device, opened.envelope
+        if envelope is not None:
+            if (envelope.device, envelope.stream) != (arrival.device, arrival.stream):
+                raise RefusedError(
+                    Reason.WRONG_TOPIC,
+                    f"signed for {envelope.device}/{envelope.stream}, published "
+                    f"to {arrival.device}/{arrival.stream}",
+                )
+            repeated = self._sequence(device, envelope.sequence, arrival.payload)
+        else:
+            repeated = self._repeat(device, arrival, received_ms, timed=opened.timed)
+        if repeated is not None:
+            return repeated
+        flags = _flags(opened, received_ms, synced=synced)
+        if envelope is not None:
+            digest = digest_of(arrival.payload)
+            self.window(device).accept(envelope.sequence, digest)
+        elif device.kind is DeviceKind.UNSIGNED:
+            self._note_repeat(device, arrival, received_ms)
+        record = Record(
+            kind=Kind.READING,
+            received_ms=received_ms,
+            original=arrival.payload,
+            device=device.name,
+            stream=arrival.stream,
+            attestation=(
+                Attestation.DEVICE if envelope is not None else Attestation.GATEWAY
+            ),
+            link=arrival.link,
+            flags=flags,
+            assignment=device.assignment.ref if device.assignment else None,
+        )
+        return Admitted(device, record, opened.readings)
+
+    def _sequence(
+        self, device: Device, sequence: int, payload: bytes
+    ) -> Repeated | None:
+        window = self.window(device)
+        digest = digest_of(payload)
+        novelty = window.classify(sequence, digest)
+        if novelty is Novelty.UNVERIFIED and not window.recalled:
+            window.recall(self._recalled_hashes(device))
+            novelty = window.classify(sequence, digest)
+        if novelty is Novelty.EQUIVOCATION:
+            raise RefusedError(
+                Reason.EQUIVOCATION, f"sequence {sequence} was used with other bytes"
+            )
+        if novelty is Novelty.NEW:
+            return None
+        return Repeated(verified=novelty is Novelty.DUPLICATE)
+
+    def _recalled_hashes(self, device: Device) -> dict[int, bytes]:
+        hashes = {}
+        for record in self._recall(device):
+            try:
+                sequence = parse_envelope(record.original).sequence
+            except RefusedError:
+                continue  # enrolled as unsigned at that time
+            hashes[sequence] = digest_of(record.original)
+        return hashes
+
+    def _repeat(
+        self, device: Device, arrival: Arrival, received_ms: int, *, timed: bool
+    ) -> Repeated | None:
+        """Unsigned devices have no sequence: the same bytes again within a day."""
+        if device.kind is not DeviceKind.UNSIGNED:
+            return None
+        if not timed and not arrival.redelivered:
+            return None
+        seen_ms = self._kept(device).get(_repeat_key(arrival.stream, arrival.payload))
+        if seen_ms is not None and received_ms - seen_ms <= REPEAT_WINDOW_MS:
+            return Repeated(verified=True)
+        return None
+
+    def _kept(self, device: Device) -> dict[bytes, int]:
+        """What the device sent lately; from the store at its first message."""
+        kept = self._repeats.get(device.id)
+        if kept is None:
+            kept = self._repeats[device.id] = {
+                _repeat_key(one.stream or "", one.original): one.received_ms
+                for one in self._recall(device)
+            }
+        return kept
+
+    def _note_repeat(self, device: Device, arrival: Arrival, received_ms: int) -> None:
+        kept = self._kept(device)
+        key = _repeat_key(arrival.stream, arrival.payload)
+        kept.pop(key, None)
+        kept[key] = received_ms
+        if len(kept) > HASHES_KEPT:
+            del kept[next(iter(kept))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A message that decodes; its signature is not checked yet."""
+
+    device: Device
+    readings: tuple[Reading, ...]
+    envelope: Envelope | None
+    timed: bool
+
+
+def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
+    """One byte for each envelope: whether the enrolled key signed it."""
+    keys, messages, signatures = bytearray(), bytearray(), bytearray()
+    ends = array("Q")
+    for one in opened:
+        if isinstance(one, _Opened) and one.envelope is not None:
+            keys += one.device.public_key or b""
+            messages += one.envelope.signed_bytes
+            signatures += one.envelope.signature
+            ends.append(len(messages))
+    if not ends:
+        return b""
+    return core.verify_many(keys, messages, ends, signatures)
+
+
+def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
+    """The record's flags; refuses a device time that cannot be."""
+    flags = Flag(0)
+    if not synced:
+        flags |= Flag.UNSYNCED
+    envelope = opened.envelope
+    if envelope is not None and envelope.backlog:
+        flags |= Flag.BACKLOG
+    times = [one.time_ms for one in opened.readings if one.time_ms is not None]
+    if envelope is not None:
+        times.append(envelope.device_time_ms)
+    if synced and times:
+        ahead_ms, behind_ms = max(times) - received_ms, received_ms - min(times)
+        if ahead_ms > AHEAD_MAX_MS:
+            raise RefusedError(
+                Reason.IMPLAUSIBLE_CLOCK,
+                f"device time is {ahead_ms} ms ahead; at most {AHEAD_MAX_MS}",
+            )
+        if behind_ms > BEHIND_MAX_MS:
+            raise RefusedError(
+                Reason.IMPLAUSIBLE_CLOCK,
+                f"device time is {behind_ms} ms behind; at most {BEHIND_MAX_MS}",
+            )
+        if behind_ms > LATE_MS:
+            flags |= Flag.LATE
+    for reading in opened.readings:
+        if reading.implausible:
+            flags |= Flag.IMPLAUSIBLE
+        if reading.no_contact:
+            flags |= Flag.NO_CONTACT
+    return flags

@@ -1,0 +1,1 @@
+"""Contracts: readable rule files, checked before they run, and what evaluates them."""

@@ -1,0 +1,1 @@
+"""What a device's bytes mean: envelopes, SenML and GATT values. Pure functions."""

@@ -1,0 +1,308 @@
+"""The signed envelope, byte by byte (docs/wire-format.md section 1).
+
+    d2                     tag 18: COSE_Sign1 (RFC 9052)
+    84                     array of 4
+    4d                     protected header, 13 bytes:
+       a2 01 27               map of 2; alg: -8 (EdDSA)
+          04 48 k0..k7        kid: the first 8 bytes of SHA-256(public key)
+    a0                     unprotected header, empty
+    40+n | 58 n | 59 nn    payload, n bytes (or 5a: never, an envelope ends at 65,536):
+       a5 or a6               map of 5 or 6
+          01 text                device
+          02 text                stream
+          03 unsigned            sequence
+          04 unsigned            device time, ms since 1970
+          05 array               1 to 256 readings, each a map:
+                                    00      offset to key 4, -2592000000..0 ms
+                                    01..10  metric: integer, or decimal fraction
+                                            c4 82 exponent mantissa, or text
+          06 f5                  backlog, only ever true
+    58 40 s0..s63          Ed25519 signature over
+
+    84 6a "Signature1"     array of 4; context
+       4d ...                 the protected header as above
+       4f "iomt/reading/v1"   external_aad
+       ...                    the payload's byte string as above
+
+One value has one encoding (edge/cbor.py), so `build` of what `parse` found is the same
+bytes. Checking the signature is not done here: the intake checks many at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from functools import lru_cache
+from typing import Any
+
+from edge import cbor
+from edge.devices.metrics import BY_KEY, BY_NAME, make_reading
+from edge.errors import Reason, RefusedError, RejectError
+from edge.model import Reading
+
+ENVELOPE_SIZE_MAX = 65_536
+READINGS_MAX = 256
+PAIRS_MAX = 32
+OFFSET_MS_MIN = -2_592_000_000  # 30 days
+EXPONENT_MAX = 9
+KID_SIZE = 8
+SIGNATURE_SIZE = 64
+TAG_DECIMAL_FRACTION = 4
+EXTERNAL_AAD = b"iomt/reading/v1"
+
+_DEVICE, _STREAM, _SEQUENCE, _DEVICE_TIME, _READINGS, _BACKLOG = range(1, 7)
+_FIELDS = {
+    _DEVICE: "device",
+    _STREAM: "stream",
+    _SEQUENCE: "sequence",
+    _DEVICE_TIME: "device time",
+    _READINGS: "readings",
+    _BACKLOG: "backlog",
+}
+_KNOWN_FIELDS = frozenset(_FIELDS)
+_REQUIRED_FIELDS = _KNOWN_FIELDS - {_BACKLOG}
+_OFFSET = 0
+
+_COSE_SIGN1 = b"\xd2\x84"
+_PROTECTED_HEAD = b"\x4d\xa2\x01\x27\x04\x48"
+_KID_AT = len(_COSE_SIGN1 + _PROTECTED_HEAD)
+_UNPROTECTED_AT = _KID_AT + KID_SIZE
+_PAYLOAD_AT = _UNPROTECTED_AT + 1
+_SIGNATURE_HEAD = b"\x58\x40"
+_SIGNED_PREFIX = b"\x84\x6aSignature1"
+_SIGNED_AAD = cbor.encode(EXTERNAL_AAD)
+
+_METRIC_NAMES = {key: metric.name for key, metric in BY_KEY.items()}
+_LETTER_KEYS = frozenset(key for key, metric in BY_KEY.items() if metric.letters)
+_EXACT = Context(prec=28)  # a mantissa has at most 20 digits: nothing is ever rounded
+_NO_TEXTS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What an envelope says; nothing in it is verified yet.
+
+    `signed_bytes` is what `signature` (64 bytes) has to be over. The readings' times
+    are absolute, in ms since 1970 by the device's clock.
+    """
+
+    kid: bytes
+    signed_bytes: bytes
+    signature: bytes
+    device: str
+    stream: str
+    sequence: int
+    device_time_ms: int
+    readings: tuple[Reading, ...]
+    backlog: bool = False
+
+
+def kid_of(public_key: bytes) -> bytes:
+    """The key identifier of a 32-byte Ed25519 public key."""
+    return hashlib.sha256(public_key).digest()[:KID_SIZE]
+
+
+def parse(data: bytes) -> Envelope:
+    """The envelope in `data`.
+
+    RefusedError: TOO_LARGE, or MALFORMED with the field and place that is wrong. Byte
+    offsets in a text that begins with "payload" count from the payload's first byte.
+    """
+    if len(data) > ENVELOPE_SIZE_MAX:
+        raise RefusedError(
+            Reason.TOO_LARGE, f"{len(data)} bytes, at most {ENVELOPE_SIZE_MAX}"
+        )
+    if not data.startswith(_COSE_SIGN1):
+        raise _malformed("does not begin with d2 84 (COSE_Sign1), at byte 0")
+    if not data.startswith(_PROTECTED_HEAD, len(_COSE_SIGN1)):
+        raise _malformed(
+            "protected header is not {alg: EdDSA, kid: 8 bytes}, at byte 2"
+        )
+    if data[_UNPROTECTED_AT:_PAYLOAD_AT] != b"\xa0":
+        raise _malformed(f"unprotected header is not empty, at byte {_UNPROTECTED_AT}")
+    try:
+        payload_start, payload_end = cbor.byte_string_span(data, _PAYLOAD_AT)
+    except RejectError as error:
+        raise _malformed(f"payload byte string: {error}") from error
+    signature_at = payload_end + len(_SIGNATURE_HEAD)
+    if not data.startswith(_SIGNATURE_HEAD, payload_end):
+        raise _malformed(f"signature is not 64 bytes long, at byte {payload_end}")
+    if len(data) != signature_at + SIGNATURE_SIZE:
+        raise _malformed(
+            f"signature must end the envelope at byte {signature_at + SIGNATURE_SIZE},"
+            f" which ends at byte {len(data)}"
+        )
+    try:
+        payload = cbor.decode(data[payload_start:payload_end])
+    except RejectError as error:
+        raise _malformed(f"payload: {error}") from error
+    fields = _fields(payload)
+    device_time_ms = fields[_DEVICE_TIME]
+    return Envelope(
+        kid=data[_KID_AT:_UNPROTECTED_AT],
+        signed_bytes=_SIGNED_PREFIX
+        + data[len(_COSE_SIGN1) : _UNPROTECTED_AT]
+        + _SIGNED_AAD
+        + data[_PAYLOAD_AT:payload_end],
+        signature=data[signature_at:],
+        device=fields[_DEVICE],
+        stream=fields[_STREAM],
+        sequence=fields[_SEQUENCE],
+        device_time_ms=device_time_ms,
+        readings=_readings(fields[_READINGS], device_time_ms),
+        backlog=_BACKLOG in fields,
+    )
+
+
+def _malformed(detail: str) -> RefusedError:
+    return RefusedError(Reason.MALFORMED, detail)
+
+
+def _fields(payload: object) -> dict[int, Any]:
+    """The payload's map, once its keys and the types of keys 1 to 4 and 6 are right."""
+    if type(payload) is not dict:
+        raise _malformed("payload: not a map")
+    keys = payload.keys()
+    if not keys >= _REQUIRED_FIELDS:
+        missing = min(_REQUIRED_FIELDS - keys)
+        raise _malformed(f"payload: {_FIELDS[missing]} (key {missing}) is missing")
+    if not keys <= _KNOWN_FIELDS:
+        unknown = next(key for key in payload if key not in _KNOWN_FIELDS)
+        raise _malformed(f"payload: unknown key {_shown(unknown)}")
+    for key in (_DEVICE, _STREAM):
+        if type(payload[key]) is not str:
+            raise _malformed(f"payload: {_FIELDS[key]} (key {key}) is not text")
+    for key in (_SEQUENCE, _DEVICE_TIME):
+        if type(payload[key]) is not int or payload[key] < 0:
+            raise _malformed(
+                f"payload: {_FIELDS[key]} (key {key}) is not an unsigned number"
+            )
+    if payload.get(_BACKLOG, True) is not True:
+        raise _malformed("payload: backlog (key 6) is not true; leave it out instead")
+    return payload
+
+
+def _readings(items: object, device_time_ms: int) -> tuple[Reading, ...]:
+    if type(items) is not list or not 1 <= len(items) <= READINGS_MAX:
+        raise _malformed(
+            f"payload: readings (key 5) is not an array of 1 to {READINGS_MAX}"
+        )
+    return tuple(
+        [_reading(item, device_time_ms, place) for place, item in enumerate(items)]
+    )
+
+
+def _reading(item: object, device_time_ms: int, place: int) -> Reading:
+    if type(item) is not dict or not 1 <= len(item) <= PAIRS_MAX:
+        raise _malformed(f"reading {place}: not a map of 1 to {PAIRS_MAX} pairs")
+    time_ms = device_time_ms
+    values: dict[str, Decimal] = {}
+    texts = _NO_TEXTS
+    for key, value in item.items():
+        name = _METRIC_NAMES.get(key)
+        if name is None:
+            if key != _OFFSET:
+                raise _malformed(f"reading {place}: unknown metric {_shown(key)}")
+            time_ms += _offset(value, place)
+        elif key in _LETTER_KEYS:
+            if type(value) is not str or len(value) != 1:
+                raise _malformed(f"reading {place}: {name} is not one character")
+            texts = {name: value}
+        elif type(value) is int:
+            values[name] = _decimal(0, value)
+        else:
+            values[name] = _decimal(*_fraction(value, name, place))
+    return make_reading(time_ms, values, texts)
+
+
+def _offset(value: object, place: int) -> int:
+    if type(value) is not int or not OFFSET_MS_MIN <= value <= 0:
+        raise _malformed(
+            f"reading {place}: time offset (key 0) is not {OFFSET_MS_MIN} to 0 ms"
+        )
+    return value
+
+
+def _fraction(value: object, name: str, place: int) -> tuple[int, int]:
+    """Exponent and mantissa of a decimal fraction, RFC 8949 section 3.4.4."""
+    if type(value) is cbor.Tag and value.number == TAG_DECIMAL_FRACTION:
+        parts = value.value
+        if type(parts) is list and len(parts) == 2:
+            exponent, mantissa = parts
+            if type(exponent) is int and type(mantissa) is int:
+                if -EXPONENT_MAX <= exponent <= EXPONENT_MAX:
+                    return exponent, mantissa
+                raise _malformed(
+                    f"reading {place}: {name} has the exponent {exponent},"
+                    f" which is not -{EXPONENT_MAX} to {EXPONENT_MAX}"
+                )
+    raise _malformed(f"reading {place}: {name} is no integer or decimal fraction")
+
+
+@lru_cache(maxsize=4096)  # a ward's values repeat: most are found here
+def _decimal(exponent: int, mantissa: int) -> Decimal:
+    return Decimal(mantissa).scaleb(exponent, _EXACT)
+
+
+def _shown(key: object) -> str:
+    """A sender's own key, short and printable enough for a log line."""
+    return repr(key)[:40]
+
+
+def build(
+    device: str,
+    stream: str,
+    sequence: int,
+    device_time_ms: int,
+    readings: Sequence[Reading],
+    *,
+    kid: bytes,
+    sign: Callable[[bytes], bytes],
+    backlog: bool = False,
+) -> bytes:
+    """The envelope that says this; `sign` gives the 64-byte signature over its input.
+
+    A reading whose time is None or the device time carries no offset. ValueError for
+    what an envelope cannot say (an exponent beyond ±9, a time in the reading's future).
+    """
+    fields: dict[int, object] = {
+        _DEVICE: device,
+        _STREAM: stream,
+        _SEQUENCE: sequence,
+        _DEVICE_TIME: device_time_ms,
+        _READINGS: [_reading_map(reading, device_time_ms) for reading in readings],
+    }
+    if backlog:
+        fields[_BACKLOG] = True
+    header = _PROTECTED_HEAD + kid
+    payload = cbor.encode(cbor.encode(fields))
+    signature = sign(_SIGNED_PREFIX + header + _SIGNED_AAD + payload)
+    envelope = _COSE_SIGN1 + header + b"\xa0" + payload + _SIGNATURE_HEAD + signature
+    try:
+        parse(envelope)  # one set of rules, not a second copy of them for building
+    except RefusedError as error:
+        raise ValueError(f"no envelope can say this: {error.detail}") from error
+    return envelope
+
+
+def _reading_map(reading: Reading, device_time_ms: int) -> dict[int, object]:
+    pairs: dict[int, object] = {}
+    if reading.time_ms is not None and reading.time_ms != device_time_ms:
+        pairs[_OFFSET] = reading.time_ms - device_time_ms
+    for name, value in reading.values.items():
+        pairs[BY_NAME[name].key] = _number_item(value)
+    for name, text in reading.texts.items():
+        pairs[BY_NAME[name].key] = text
+    return pairs
+
+
+def _number_item(value: Decimal) -> int | cbor.Tag:
+    _, _, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"no envelope can say {value}")
+    mantissa = int(value.scaleb(-exponent, _EXACT))
+    if exponent == 0:
+        return mantissa
+    return cbor.Tag(TAG_DECIMAL_FRACTION, [exponent, mantissa])

@@ -1,0 +1,71 @@
+"""Decoding a committed record's original again: it says the same for ever.
+
+link              original
+mqtt              envelope if its first byte is 0xd2, else SenML JSON
+ble, ble-bonded   GATT value, of the characteristic that is the record's stream
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge.devices import envelope, senml
+from edge.devices.profiles import PROFILES
+from edge.errors import Reason, RefusedError
+from edge.model import Flag, Reading, Record
+
+ENVELOPE_FIRST_BYTE = 0xD2  # no JSON text in UTF-8 begins with it
+LATE_MS = 60_000  # docs/wire-format.md section 3
+BLE_LINKS = frozenset({"ble", "ble-bonded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What an original says.
+
+    `sequence` and `device_time_ms` are an envelope's, None for what has none; a reading
+    may still have a time of its own.
+    """
+
+    sequence: int | None
+    readings: tuple[Reading, ...]
+    device_time_ms: int | None
+    backlog: bool
+
+
+def readings_of(record: Record) -> Decoded:
+    """The decoded original of a record of kind READING; the same for ever.
+
+    RefusedError where the original is not what its link says, which for a committed
+    record means that it was admitted by other code.
+    """
+    if record.link in BLE_LINKS:
+        decode = PROFILES.get(record.stream or "")
+        if decode is None:
+            raise RefusedError(
+                Reason.MALFORMED, f"no profile for characteristic {record.stream}"
+            )
+        return Decoded(None, (decode(record.original),), None, backlog=False)
+    if record.link == "mqtt":
+        if record.original[:1] == bytes((ENVELOPE_FIRST_BYTE,)):
+            signed = envelope.parse(record.original)
+            return Decoded(
+                signed.sequence, signed.readings, signed.device_time_ms, signed.backlog
+            )
+        message = senml.parse(record.original, record.received_ms)
+        return Decoded(None, message.readings, None, backlog=False)
+    raise RefusedError(Reason.MALFORMED, f"no decoder for the link {record.link}")
+
+
+def live(record: Record, reading: Reading) -> bool:
+    """Whether `reading` tells of now, so that it may raise an alarm.
+
+    Not when its envelope says that it was stored, nor when it is more than LATE_MS old.
+    While our clock is not synchronised an age by it means nothing, so only the first
+    counts.
+    """
+    if Flag.BACKLOG in record.flags:
+        return False
+    if Flag.UNSYNCED in record.flags or reading.time_ms is None:
+        return True
+    return record.received_ms - reading.time_ms <= LATE_MS

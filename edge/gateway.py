@@ -1,0 +1,424 @@
+"""The composition root: opens the store, builds the rooms, runs the doors.
+
+    lock ► keys ► store (recovered, head checked) ► contracts (state restored, replayed)
+         ► intake ► local socket, MQTT, BLE, web ► … ► the same backwards
+
+`open_core` is everything but the doors: commands use it when no gateway runs. Nobody
+imports this module but the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from edge import cbor, control
+from edge.administration import Administration, Patients, software_hash
+from edge.admission import Admission
+from edge.clock import Clock, kernel_says_synced
+from edge.config import Settings
+from edge.contracts.evaluation import Evaluator
+from edge.contracts.language import Contract, load_directory
+from edge.contracts.machine import Machine
+from edge.delivery.alerts import AlertPublisher
+from edge.devices.registry import Registry
+from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
+from edge.intake import Intake, Stores
+from edge.ledger import core
+from edge.ledger.batch import EpochStart, GatewayStart
+from edge.ledger.note import Verifier
+from edge.model import Firing, LiveFiring
+from edge.sources.ble import BleSource
+from edge.sources.ble_hci import attach
+from edge.sources.mqtt_listener import MqttListener
+from edge.store import commit as store
+from edge.store.database import lock_directory, meta, open_writer
+from edge.store.reader import Reader
+from edge.store.vault import Keyring, load_keys
+from edge.web.app import make_app
+from edge.web.app import serve as serve_web
+from edge.web.live import Live
+
+SAFE_MODE_EXITS = 2
+POISON_MAX = 100
+DISK_CHECK_INTERVAL_S = 1.0
+RECONNECT_DELAY_MIN_S, RECONNECT_DELAY_MAX_S = 0.5, 30.0
+VIEWER = "viewer"
+
+log = logging.getLogger("edge.gateway")
+
+
+def program_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("iomt-edge-gateway")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def program_hash() -> bytes:
+    """SHA-256 over the program's own files, the C core among them."""
+    top = Path(__file__).parent
+    files = [one for end in ("py", "so") for one in top.rglob(f"*.{end}")]
+    return software_hash({str(one.relative_to(top)): one.read_bytes() for one in files})
+
+
+def load_contracts(directory: Path | None) -> list[Contract]:
+    """Every *.toml of the directory; ConfigurationError lists all mistakes."""
+    if directory is None:
+        return []
+    try:
+        texts = {one.name: one.read_text() for one in sorted(directory.glob("*.toml"))}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{directory}: {error}"]) from error
+    return load_directory(texts)
+
+
+@dataclass(slots=True)
+class Core:
+    """A gateway without doors."""
+
+    settings: Settings
+    keyring: Keyring
+    reader: Reader
+    registry: Registry
+    intake: Intake
+    administration: Administration
+    failure: asyncio.Future[None]
+
+
+@contextlib.asynccontextmanager
+async def open_core(settings: Settings) -> AsyncIterator[Core]:
+    """Hold the data directory, with an intake that commits; stopped at the end."""
+    keyring = load_keys(settings.keys)
+    contracts = load_contracts(settings.contracts)
+    with lock_directory(settings.directory):
+        public_key = core.public_key(keyring.log_seed)
+        verifier = Verifier(settings.origin, public_key)
+        connection = open_writer(settings.directory)
+        fresh = meta(connection, "origin") is None
+        if fresh:
+            store.create(connection, settings.origin, keyring.master)
+        elif (origin := meta(connection, "origin")) != settings.origin:
+            raise ConfigurationError([f"[gateway] origin: the data are of {origin!r}"])
+        boot_id = os.urandom(store.BOOT_ID_SIZE)
+        keys = store.Keys(keyring.master, connection)
+        writer = store.Writer(
+            connection,
+            settings.directory,
+            keys,
+            verifier,
+            lambda message: core.sign(keyring.log_seed, message),
+            boot_id,
+            settings.quarantine_quota_kb * 1024,
+        )
+        reader: Reader | None = None
+        try:
+            writer.recover()
+            exits, poison = _note_start(writer, connection)
+            reader = Reader(settings.directory, keyring.master)
+            async with _running(
+                settings,
+                keyring,
+                reader,
+                writer,
+                keys,
+                contracts,
+                boot_id,
+                safe_mode=exits >= SAFE_MODE_EXITS,
+                poison=poison,
+                fresh=fresh or writer.tree_size == 0,
+            ) as opened:
+                yield opened
+        finally:
+            if reader is not None:
+                reader.close()
+            writer.close()
+
+
+def _note_start(
+    writer: store.Writer, connection: apsw.Connection
+) -> tuple[int, frozenset[bytes]]:
+    """(abnormal exits in a row, digests of what caused them); notes that we run."""
+    stored_exits = meta(connection, "abnormal_exits")
+    exits = stored_exits if isinstance(stored_exits, int) else 0
+    stored = meta(connection, "poison")
+    known = cbor.decode(stored) if isinstance(stored, bytes) else []
+    listed = known if isinstance(known, list) else []
+    poison = [one for one in listed if isinstance(one, bytes)]
+    if meta(connection, "running") is not None:
+        exits += 1
+        suspect = meta(connection, "suspect")
+        if isinstance(suspect, bytes) and suspect not in poison:
+            poison = [*poison, suspect][-POISON_MAX:]
+            log.error(
+                "the gateway ended while it handled message %s: it is refused from "
+                "now on and kept in quarantine",
+                suspect.hex(),
+            )
+    writer.mark(
+        {
+            "running": 1,
+            "suspect": None,
+            "abnormal_exits": exits,
+            "poison": cbor.encode(poison),
+        }
+    )
+    if exits >= SAFE_MODE_EXITS:
+        log.warning("%d abnormal exits in a row: starting in safe mode", exits)
+    return exits, frozenset(poison)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    settings: Settings,
+    keyring: Keyring,
+    reader: Reader,
+    writer: store.Writer,
+    keys: store.Keys,
+    contracts: list[Contract],
+    boot_id: bytes,
+    *,
+    safe_mode: bool,
+    poison: frozenset[bytes],
+    fresh: bool,
+) -> AsyncIterator[Core]:
+    registry = reader.registry()
+    patients = Patients(reader.patients())
+    evaluator = Evaluator(Machine(contracts), registry.patient_ref)
+    replay(reader, evaluator)
+    clock = Clock(
+        reader.newest_ms(),
+        disciplined=(lambda: True) if settings.clock_trusted else kernel_says_synced,
+    )
+    failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def failed(error: BaseException) -> None:
+        if not failure.done():
+            failure.set_exception(error)
+
+    intake = Intake(
+        Stores(
+            writer=writer,
+            boot_id=boot_id,
+            totals=reader.counters(),
+            patient_ids=patients.id_of,
+            patient_name=patients.name_of,
+            safe_mode=safe_mode,
+        ),
+        registry,
+        Admission(registry, reader.windows(), reader.newest_of, poison),
+        evaluator,
+        clock,
+        settings.pace,
+        failed,
+    )
+    now_ms = clock.now_ms()
+    start = GatewayStart(
+        boot_id=boot_id,
+        time_ms=now_ms,
+        synchronised=clock.synced,
+        version=program_version(),
+        software=program_hash(),
+        configuration=hashlib.sha256(settings.source_bytes).digest(),
+        contracts=tuple(one.hash for one in contracts),
+    ).encode()
+    epoch = [EpochStart(settings.origin, now_ms).encode()] if fresh else []
+    intake.start([*epoch, start])
+    administration = Administration(
+        intake, registry, patients, keys, clock, keyring.master
+    )
+    try:
+        yield Core(settings, keyring, reader, registry, intake, administration, failure)
+    finally:
+        await intake.stop()
+        if failure.done() and not failure.cancelled():
+            failure.exception()  # whoever waited for it has seen it
+
+
+def replay(reader: Reader, evaluator: Evaluator) -> None:
+    """Bring the contracts to where the newest commit left them: snapshot, then replay.
+
+    The firings of the replay stand in the ledger already, so they are not kept.
+    """
+    state = reader.contract_state()
+    after = 0
+    if state is not None:
+        after, snapshot = state
+        try:
+            for sentence in evaluator.machine.restore(snapshot):
+                log.warning("%s", sentence)
+        except RejectError as error:
+            raise IntegrityError(f"the contracts' state is damaged: {error}") from error
+    for stored in reader.records_after(after):
+        try:
+            evaluator.feed(stored.record)
+        except RefusedError as error:
+            log.warning(
+                "record %s was admitted by other code and is not evaluated again: %s",
+                stored.reading_id(0),
+                error,
+            )
+
+
+# ---- The doors ----
+
+
+@dataclass(slots=True)
+class Running:
+    """A gateway with its doors open."""
+
+    core: Core
+    live: Live
+    mqtt_port: int | None
+    web_port: int | None
+
+
+async def run(
+    settings: Settings,
+    stop: asyncio.Event,
+    ready: Callable[[Running], None] = lambda _: None,
+) -> None:
+    """Run until `stop` is set; raises what made the gateway fail."""
+    async with open_core(settings) as opened:
+        live = Live()
+        intake = opened.intake
+        intake.on_commit.append(live.update)
+        server = await control.serve(
+            settings.directory, opened.administration.operations
+        )
+        listener = await _start_mqtt(opened)
+        if listener is not None:
+            intake.on_commit.append(AlertPublisher(listener.publish).update)
+        web = None
+        if settings.web is not None:
+            resource = Reader(settings.directory, opened.keyring.master).resource
+            app = make_app(live, resource, opened.keyring.access_token)
+            web = await serve_web(app, settings.web.host, settings.web.port)
+        _release_undelivered(opened)
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(_watch_disk(settings, intake, live), name="disk"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        ]
+        if settings.ble_adapter is not None:
+            tasks.append(asyncio.create_task(_run_ble(opened), name="ble"))
+        ready(
+            Running(
+                opened,
+                live,
+                listener.port if listener else None,
+                web.port if web else None,
+            )
+        )
+        try:
+            waiting: list[asyncio.Future[Any]] = [opened.failure, *tasks]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for one in waiting:
+                if one.done():
+                    one.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if listener is not None:
+                await listener.close()
+            if web is not None:
+                await web.close()
+            server.close()
+            control.socket_path(settings.directory).unlink(missing_ok=True)
+
+
+async def _start_mqtt(opened: Core) -> MqttListener | None:
+    address = opened.settings.mqtt
+    if address is None:
+        return None
+    token = opened.keyring.access_token.encode()
+
+    def authenticate(user: str, password: bytes) -> str | None:
+        """The viewer needs the access token; a device's word is its signature."""
+        if user != VIEWER:
+            return "device"
+        return VIEWER if hmac.compare_digest(password, token) else None
+
+    listener = MqttListener(opened.intake, authenticate=authenticate)
+    try:
+        await listener.start(address.host, address.port)
+    except OSError as error:
+        raise ConfigurationError([f"[mqtt] listen: {address}: {error}"]) from error
+    return listener
+
+
+def _release_undelivered(opened: Core) -> None:
+    """Show the alerts that were committed and not shown before the last end."""
+    waiting = opened.reader.undelivered()
+    if not waiting:
+        return
+    patients = opened.reader.patients()
+    firings = []
+    for _, stored in waiting:
+        firing = Firing.decode(stored.record.original)
+        patient = patients.get(firing.subject.removeprefix("patient:"))
+        firings.append(
+            LiveFiring(
+                firing,
+                stored.record.device,
+                patient[1] if patient else None,
+                stored.reading_id(0),
+            )
+        )
+    opened.intake.release_late(tuple(firings), waiting[-1][0])
+
+
+async def _watch_disk(settings: Settings, intake: Intake, live: Live) -> None:
+    """Stop taking messages below the reserve, so that a full disk is not an error."""
+    reserve = settings.free_reserve_mb << 20
+    while True:
+        state = os.statvfs(settings.directory)
+        free = state.f_bavail * state.f_frsize
+        low = free < reserve
+        if low and not intake.blocked:
+            reason = f"only {free >> 20} MB free, below {settings.free_reserve_mb} MB"
+            intake.block(reason)
+            intake.alarm("disk-reserve", "start", reason)
+        elif not low and intake.blocked:
+            intake.block("")
+            intake.alarm("disk-reserve", "end", f"{free >> 20} MB free")
+        live.blocked = intake.blocked
+        await asyncio.sleep(DISK_CHECK_INTERVAL_S)
+
+
+async def _run_ble(opened: Core) -> None:
+    """Keep the BLE source alive: it returns or raises when its adapter is gone."""
+    adapter = opened.settings.ble_adapter or ""
+    door, addresses = opened.intake, opened.registry.radio_addresses
+    delay_s = RECONNECT_DELAY_MIN_S
+    while True:
+        started = asyncio.get_running_loop().time()
+        try:
+            if adapter.startswith("hci-tcp:"):
+                place = adapter.removeprefix("hci-tcp:")
+                async with attach(f"tcp-client:{place}") as (scanner, client):
+                    source = BleSource(
+                        door, addresses, scanner_backend=scanner, client_backend=client
+                    )
+                    await source.run()
+            else:
+                await BleSource(door, addresses).run()
+        except OSError as error:
+            log.warning("BLE adapter %s: %s", adapter, error)
+        if asyncio.get_running_loop().time() - started > RECONNECT_DELAY_MAX_S:
+            delay_s = RECONNECT_DELAY_MIN_S
+        await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - no secret
+        delay_s = min(2 * delay_s, RECONNECT_DELAY_MAX_S)

@@ -1,0 +1,575 @@
+"""The one path of a reading: decode, admit, evaluate, commit, settle.
+
+    submit ──► turn ──► admission ──► contracts ──► open batch ──► writer ──► settle
+              (what the sockets          (one Machine,     (one in flight, on its
+               held at once)              in order)         own thread)
+
+Everything but the writer runs on the event loop, at once and in order: there is no
+queue between the stages. A message is answered only after the commit that holds it.
+
+A commit is paced by a token bucket, so that a reading that finds the store idle commits
+at once and a busy ward pays a few flushes a second. An alarm, a due timer, a change by
+an administrator and MESSAGES_TRIGGER waiting messages need no token.
+
+After a failure of the writer nothing is answered any more: `failed` is called and the
+process stops.
+
+Safe mode (after two abnormal exits in a row): one message a commit, its digest durable
+before it is looked at, so that the next start knows what killed the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from edge import cbor
+from edge.admission import Admission, Admitted, Repeated, digest_of
+from edge.clock import Clock
+from edge.config import Pace
+from edge.contracts.evaluation import Evaluator
+from edge.devices.registry import Registry
+from edge.errors import DurabilityError, Reason, RefusedError
+from edge.ledger.batch import ClockTick
+from edge.model import (
+    Arrival,
+    CommitReport,
+    Firing,
+    Flag,
+    Kind,
+    LiveFiring,
+    LiveReading,
+    Outcome,
+    Record,
+    Verdict,
+)
+from edge.store.commit import (
+    GATEWAY_SLOT,
+    Batch,
+    Class,
+    Committed,
+    Refusal,
+    Slot,
+    SqlValue,
+    Writer,
+)
+
+MESSAGES_TRIGGER = 256
+OPEN_SIZE_MAX = 4 << 20
+OPEN_MESSAGES_MAX = 8192
+TICK_INTERVAL_S = 10.0
+STATE_INTERVAL_MS = 60_000
+SAFE_MODE_MESSAGES = 100
+DETAIL_LENGTH_MAX = 300
+
+log = logging.getLogger("edge.intake")
+
+
+@dataclass(slots=True)
+class Change:
+    """What an administrator changes: rows, public entries and records of one commit.
+
+    `applied` is called on the event loop after the commit.
+    """
+
+    statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
+    records: list[tuple[Record, Slot]] = field(default_factory=list)
+    applied: Callable[[], None] | None = None
+
+
+@dataclass(slots=True)
+class _Open:
+    """The batch that collects, and what to do once it is durable."""
+
+    batch: Batch = field(default_factory=lambda: Batch(number=0))
+    settles: list[tuple[Callable[[Outcome], None], Outcome]] = field(
+        default_factory=list
+    )
+    readings: list[LiveReading] = field(default_factory=list)
+    firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
+    refusals: list[tuple[str, Reason, str]] = field(default_factory=list)
+    applied: list[Callable[[], None]] = field(default_factory=list)
+    urgent: bool = False
+
+
+class _Bucket:
+    """A token bucket on the monotonic clock."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._tokens = float(pace.burst)
+        self._at = time.monotonic()
+
+    def wait_s(self) -> float:
+        """Take a token and return 0, or the seconds until there will be one."""
+        now = time.monotonic()
+        self._tokens = min(
+            self._pace.burst,
+            self._tokens + (now - self._at) * self._pace.refill_per_s,
+        )
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._pace.refill_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the intake needs of the store, as the gateway opened it."""
+
+    writer: Writer
+    boot_id: bytes
+    totals: Counter[str]
+    patient_ids: Callable[[str], int | None]
+    patient_name: Callable[[str], str | None]
+    safe_mode: bool = False
+
+
+class Intake:
+    """Takes messages from the doors and answers them when they are durable."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        registry: Registry,
+        admission: Admission,
+        evaluator: Evaluator,
+        clock: Clock,
+        pace: Pace,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._stores = stores
+        self._registry = registry
+        self._admission = admission
+        self._evaluator = evaluator
+        self._clock = clock
+        self._bucket = _Bucket(pace)
+        self._failed = failed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._loop = asyncio.get_running_loop()
+        self._turn: deque[Arrival] = deque()
+        self._turn_due = False
+        self._open = _Open()
+        self._batch_number = 0
+        self._in_flight: asyncio.Task[None] | None = None
+        self._commit_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._relief = asyncio.Event()
+        self._blocked = ""
+        self._stopped = False
+        self._state_due_ms = 0
+        self._outbox_released = 0
+        self._safe_left = SAFE_MODE_MESSAGES if stores.safe_mode else 0
+        self._safe_task: asyncio.Task[None] | None = None
+        self.on_commit: list[Callable[[CommitReport], None]] = []
+        self.totals = stores.totals
+        self.tree_size = stores.writer.tree_size
+
+    # ---- Doors ----
+
+    @property
+    def congested(self) -> bool:
+        """Whether doors should stop reading their sockets."""
+        batch = self._open.batch
+        return bool(
+            self._blocked
+            or self._stopped
+            or batch.size > OPEN_SIZE_MAX
+            or len(self._turn) + batch.message_count > OPEN_MESSAGES_MAX
+        )
+
+    async def relieved(self) -> None:
+        """Return once messages are taken again."""
+        while self.congested:
+            self._relief.clear()
+            await self._relief.wait()
+
+    def submit(self, arrival: Arrival) -> None:
+        """Take a message; its `settle` is called after the commit that holds it."""
+        self._turn.append(arrival)
+        if self._safe_left:
+            if self._safe_task is None:
+                self._safe_task = self._loop.create_task(self._run_safe(), name="safe")
+        elif not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._run_turn)
+
+    def block(self, reason: str) -> None:
+        """Stop taking messages while `reason` is not empty."""
+        if reason != self._blocked:
+            log.warning("intake %s", f"stops: {reason}" if reason else "goes on")
+        self._blocked = reason
+        if not self.congested:
+            self._relief.set()
+
+    @property
+    def blocked(self) -> str:
+        """Why no messages are taken, empty when they are."""
+        return self._blocked
+
+    # ---- The turn ----
+
+    def _run_turn(self) -> None:
+        """Everything that the sockets held: verified with one call, then in order."""
+        self._turn_due = False
+        if self._stopped and not self._turn:
+            return
+        arrivals = list(self._turn)
+        self._turn.clear()
+        self._process(arrivals)
+        self._consider_commit()
+
+    def _process(self, arrivals: Sequence[Arrival]) -> None:
+        now_ms, synced = self._clock.now_ms(), self._clock.synced
+        decisions = self._admission.decide(arrivals, now_ms, synced=synced)
+        for arrival, decision in zip(arrivals, decisions, strict=True):
+            batch = self._open.batch
+            batch.counts["received"] += 1
+            batch.counts[f"{arrival.source}.received"] += 1
+            match decision:
+                case Admitted():
+                    outcome = self._take(decision)
+                case Repeated():
+                    outcome = self._repeat(arrival, decision)
+                case RefusedError():
+                    outcome = self._refuse(arrival, decision)
+            batch.counts[f"{arrival.source}.{_COUNTERS[outcome.verdict]}"] += 1
+            batch.counts[_COUNTERS[outcome.verdict]] += 1
+            self._open.settles.append((arrival.settle, outcome))
+        self._schedule_deadline()
+
+    def _take(self, admitted: Admitted) -> Outcome:
+        record, device = admitted.record, admitted.device
+        assignment = device.assignment
+        slot = Slot(
+            device.id,
+            assignment.id if assignment else 0,
+            assignment.patient if assignment else 0,
+            Class.READINGS,
+        )
+        batch = self._open.batch
+        batch.add(record, slot)
+        if record.attestation:
+            batch.sequences[device.id] = self._admission.window(device).encode()
+        patient = assignment.patient_ref.hex() if assignment else None
+        name = self._stores.patient_name(patient) if patient else None
+        for reading in admitted.readings:
+            self._open.readings.append(
+                LiveReading(
+                    device=device.name,
+                    patient=name,
+                    link=record.link or "",
+                    attestation=record.attestation,
+                    flags=record.flags,
+                    received_ms=record.received_ms,
+                    reading=reading,
+                )
+            )
+        self._fire(self._evaluator.feed(record, admitted.readings), record)
+        return Outcome(Verdict.COMMITTED)
+
+    def _repeat(self, arrival: Arrival, repeated: Repeated) -> Outcome:
+        if not repeated.verified:
+            # We can no longer tell whether it is the same: keep what came.
+            self._quarantine(arrival, "unverified-duplicate", "an old sequence")
+        return Outcome(Verdict.DUPLICATE)
+
+    def _refuse(self, arrival: Arrival, refusal: RefusedError) -> Outcome:
+        detail = refusal.detail[:DETAIL_LENGTH_MAX]
+        self._quarantine(arrival, refusal.reason.value, detail)
+        self._open.batch.counts[f"refused.{refusal.reason.value}"] += 1
+        self._open.refusals.append((arrival.device, refusal.reason, detail))
+        log.info("refused %s/%s: %s", arrival.device, arrival.stream, refusal)
+        return Outcome(Verdict.REFUSED, refusal.reason, detail)
+
+    def _quarantine(self, arrival: Arrival, reason: str, detail: str) -> None:
+        self._open.batch.refusals.append(
+            Refusal(
+                arrival.principal,
+                arrival.device,
+                arrival.stream,
+                reason,
+                detail,
+                arrival.payload,
+            )
+        )
+        self._open.batch.size += len(arrival.payload)
+
+    # ---- Firings and timers ----
+
+    def _fire(self, firings: Sequence[Firing], cause: Record) -> None:
+        """Commit firings at once, in frames of their subject."""
+        for firing in firings:
+            subject, _, key = firing.subject.partition(":")
+            device = self._registry.find(key) if subject == "device" else None
+            if device is not None and device.assignment is not None:
+                one = device.assignment
+                slot = Slot(device.id, one.id, one.patient, Class.EVENTS)
+            elif device is not None:
+                slot = Slot(device.id, 0, 0, Class.EVENTS)
+            else:
+                patient = self._stores.patient_ids(key) or 0
+                slot = Slot(0, 0, patient, Class.EVENTS)
+            record = Record(
+                kind=Kind.FIRING,
+                received_ms=cause.received_ms,
+                original=firing.encode(),
+                device=device.name if device else None,
+                flags=cause.flags & Flag.UNSYNCED,
+            )
+            leaf = self._open.batch.add(record, slot)
+            self._open.batch.outbox.append(("alert", leaf))
+            self._open.firings.append((firing, cause.device, leaf))
+            self._open.urgent = True
+
+    def _schedule_deadline(self) -> None:
+        """Have a tick record made when the next timer of a contract is due."""
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        due_ms = self._evaluator.machine.next_deadline_ms()
+        if due_ms is not None and not self._stopped:
+            delay_s = max(0, due_ms - self._clock.now_ms()) / 1000
+            self._deadline_timer = self._loop.call_later(delay_s, self._deadline)
+
+    def _deadline(self) -> None:
+        self._deadline_timer = None
+        now_ms = self._clock.now_ms()
+        due_ms = self._evaluator.machine.next_deadline_ms()
+        if due_ms is not None and due_ms <= now_ms:
+            flags = Flag(0) if self._clock.synced else Flag.UNSYNCED
+            tick = Record(Kind.TICK, now_ms, cbor.encode({}), flags=flags)
+            self._open.batch.add(tick, GATEWAY_SLOT)
+            self._open.urgent = True
+            self._fire(self._evaluator.feed(tick), tick)
+        self._schedule_deadline()
+        self._consider_commit()
+
+    def alarm(self, rule: str, phase: str, detail: str) -> None:
+        """A technical alarm of the gateway itself, committed like any firing."""
+        now_ms = self._clock.now_ms()
+        firing = Firing(
+            contract="gateway",
+            contract_hash=bytes(32),
+            rule=rule,
+            priority="technical",
+            phase=phase,
+            subject="gateway:",
+            at_ms=now_ms,
+            values={},
+            detail=detail,
+        )
+        self._fire([firing], Record(Kind.TICK, now_ms, b""))
+        self._consider_commit()
+
+    # ---- Commit ----
+
+    async def administer(self, change: Change) -> None:
+        """Return once the change is durable and applied."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        batch = self._open.batch
+        batch.statements += change.statements
+        batch.entries += change.entries
+        for record, slot in change.records:
+            batch.add(record, slot)
+        if change.applied is not None:
+            self._open.applied.append(change.applied)
+        self._open.applied.append(finish)
+        self._open.urgent = True
+        self._consider_commit()
+        await done
+
+    def start(self, entries: Sequence[bytes]) -> None:
+        """Begin: the start's own entries are the first commit."""
+        self._open.batch.entries += entries
+        self._open.urgent = True
+        self._schedule_deadline()
+        self._consider_commit()
+
+    def release_late(self, firings: tuple[LiveFiring, ...], outbox_last: int) -> None:
+        """Show alerts that an earlier process committed and did not get to show."""
+        report = CommitReport(
+            time_ms=self._clock.now_ms(),
+            tree_size=self.tree_size,
+            clock_synced=self._clock.synced,
+            readings=(),
+            firings=firings,
+            refusals=(),
+            totals=dict(self.totals),
+        )
+        for listener in self.on_commit:
+            listener(report)
+        self._outbox_released = outbox_last
+
+    def _consider_commit(self) -> None:
+        """Start a commit if there is something, none is in flight, and it may."""
+        opened = self._open
+        if self._in_flight is not None or opened.batch.empty:
+            return
+        if not opened.urgent and opened.batch.message_count < MESSAGES_TRIGGER:
+            wait_s = self._bucket.wait_s()
+            if wait_s > 0:
+                if self._commit_timer is None:
+                    self._commit_timer = self._loop.call_later(wait_s, self._retry)
+                return
+        self._start_commit()
+
+    def _retry(self) -> None:
+        self._commit_timer = None
+        self._consider_commit()
+
+    def _start_commit(self) -> None:
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = None
+        opened, self._open = self._open, _Open()
+        batch = opened.batch
+        batch.time_ms = self._clock.now_ms()
+        batch.clock_synced = self._clock.synced
+        batch.outbox_done, self._outbox_released = self._outbox_released, 0
+        batch.number = self._batch_number
+        if batch.has_leaves:
+            self._batch_number += 1
+            if batch.time_ms >= self._state_due_ms:
+                batch.contract_state = self._evaluator.machine.snapshot()
+                self._state_due_ms = batch.time_ms + STATE_INTERVAL_MS
+        if not self.congested:
+            self._relief.set()
+        self._in_flight = self._loop.create_task(self._commit(opened), name="commit")
+
+    async def _commit(self, opened: _Open) -> None:
+        try:
+            committed = await self._loop.run_in_executor(
+                self._thread, self._stores.writer.commit, opened.batch
+            )
+        except BaseException as error:  # whatever it was, nothing may be answered now
+            self._stopped = True
+            self._failed(error)
+            raise
+        self._in_flight = None
+        self._release(opened, committed)
+        self._restart_tick_timer()
+        if not self._stopped:
+            self._consider_commit()
+
+    def _release(self, opened: _Open, committed: Committed) -> None:
+        """Only here anything becomes visible: the commit is durable."""
+        self.totals.update(opened.batch.counts)
+        self.tree_size = committed.tree_size
+        for settle, outcome in opened.settles:
+            settle(outcome)
+        for applied in opened.applied:
+            applied()
+        report = self._report(opened, committed)
+        for listener in self.on_commit:
+            listener(report)
+        self._outbox_released = committed.outbox_last or self._outbox_released
+
+    def _report(self, opened: _Open, committed: Committed) -> CommitReport:
+        batch = opened.batch
+        firings = []
+        for firing, device, leaf in opened.firings:
+            subject, _, key = firing.subject.partition(":")
+            patient = self._stores.patient_name(key) if subject == "patient" else None
+            name = reading_id(self._stores.boot_id, batch.number, leaf, 0)
+            firings.append(LiveFiring(firing, device, patient, name))
+        return CommitReport(
+            time_ms=batch.time_ms,
+            tree_size=committed.tree_size,
+            clock_synced=batch.clock_synced,
+            readings=tuple(opened.readings),
+            firings=tuple(firings),
+            refusals=tuple(opened.refusals),
+            totals=dict(self.totals),
+        )
+
+    def _restart_tick_timer(self) -> None:
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        if not self._stopped:
+            self._tick_timer = self._loop.call_later(TICK_INTERVAL_S, self._tick)
+
+    def _tick(self) -> None:
+        """Nothing was committed for a while: say in public that we are alive."""
+        tick = ClockTick(self._stores.boot_id, self._clock.now_ms(), self._clock.synced)
+        self._open.batch.entries.append(tick.encode())
+        self._open.urgent = True
+        self._consider_commit()
+
+    # ---- Safe mode ----
+
+    async def _run_safe(self) -> None:
+        """One message a commit, its digest durable before anyone looks at it."""
+        while self._turn and self._safe_left:
+            arrival = self._turn.popleft()
+            await self._mark({"suspect": digest_of(arrival.payload)})
+            self._process([arrival])
+            self._open.urgent = True
+            self._consider_commit()
+            while self._in_flight is not None:
+                await asyncio.shield(self._in_flight)
+            self._safe_left -= 1
+            if not self._safe_left:
+                log.warning("safe mode ends: %d messages went well", SAFE_MODE_MESSAGES)
+                await self._mark({"abnormal_exits": 0})
+            await self._mark({"suspect": None})
+        self._safe_task = None
+        if self._turn:
+            self._run_turn()
+
+    async def _mark(self, values: dict[str, SqlValue]) -> None:
+        try:
+            await self._loop.run_in_executor(
+                self._thread, self._stores.writer.mark, values
+            )
+        except DurabilityError as error:
+            self._stopped = True
+            self._failed(error)
+            raise
+
+    # ---- End ----
+
+    async def stop(self) -> None:
+        """Commit what is open, settle it, and release the writer thread."""
+        if self._safe_task is not None:
+            with contextlib.suppress(DurabilityError):
+                await self._safe_task
+        self._run_turn()
+        if not self._stopped:
+            while self._in_flight is not None or not self._open.batch.empty:
+                self._open.urgent = True
+                self._consider_commit()
+                if self._in_flight is not None:
+                    await asyncio.shield(self._in_flight)
+            await self._mark({"running": None, "suspect": None, "abnormal_exits": 0})
+        self._stopped = True
+        for timer in (self._commit_timer, self._deadline_timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        self._thread.shutdown()
+
+
+_COUNTERS = {
+    Verdict.COMMITTED: "committed",
+    Verdict.DUPLICATE: "duplicates",
+    Verdict.REFUSED: "refused",
+}
+
+
+def reading_id(boot_id: bytes, number: int, leaf: int, place: int) -> str:
+    """The name of a reading (docs/ledger-format.md section 4)."""
+    return f"{boot_id[:6].hex()}-{number}-{leaf}.{place}"

@@ -1,0 +1,306 @@
+"""The entries of the log and the tree under a batch entry (docs/ledger-format.md).
+
+    entry     = type byte || deterministic CBOR map with integer keys
+    leaf hash = SHA-256(0x00 || salt || record)
+    salt      = HMAC-SHA-256(salt key, leaf index as 8 bytes, big-endian)[:16]
+    batch     = leaf hashes, padded with random ones to a power of two; their root
+                (RFC 6962) stands in the batch entry
+
+The table of type bytes and fields is in the document and, in code, in the classes
+below: a field's place in its class is its key in the map, counted from 1.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import ClassVar, TypeAlias
+
+from edge import cbor
+from edge.errors import RejectError
+from edge.ledger import tlog
+from edge.ledger.tiles import ENTRY_SIZE_MAX
+from edge.ledger.tlog import HASH_SIZE
+from edge.model import Attestation
+
+ID_SIZE = 16  # a boot id, a device's random id
+SALT_SIZE = 16
+SALT_KEY_SIZE = 32
+PUBLIC_KEY_SIZE = 32
+TIME_MAX_MS = 2**63 - 1
+
+
+class _Body:
+    """Encoding shared by all entries; `TYPE` is the type byte."""
+
+    __slots__ = ()
+    TYPE: ClassVar[int]
+    NAME: ClassVar[str]
+
+    def encode(self) -> bytes:
+        """The entry's bytes, type byte first; ValueError when they are too many."""
+        values = {
+            key: int(value) if isinstance(value, bool) else value
+            for key, field in enumerate(fields(self), start=1)  # type: ignore[arg-type]
+            if (value := getattr(self, field.name)) is not None
+        }
+        entry = bytes([self.TYPE]) + cbor.encode(values)
+        if len(entry) > ENTRY_SIZE_MAX:
+            raise ValueError(f"{self.NAME}: an entry of {len(entry)} bytes")
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(_Body):
+    """One commit that holds records."""
+
+    TYPE: ClassVar[int] = 0x01
+    NAME: ClassVar[str] = "batch"
+    boot_id: bytes
+    number: int  # from 0 in each boot
+    time_ms: int
+    synchronised: bool  # whether the gateway's clock was
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStart(_Body):
+    """Entry 0 of a log."""
+
+    TYPE: ClassVar[int] = 0x02
+    NAME: ClassVar[str] = "epoch start"
+    origin: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStart(_Body):
+    """A process of the gateway began; its batches bear this boot id."""
+
+    TYPE: ClassVar[int] = 0x03
+    NAME: ClassVar[str] = "gateway start"
+    boot_id: bytes
+    time_ms: int
+    synchronised: bool
+    version: str
+    software: bytes  # SHA-256
+    configuration: bytes  # SHA-256
+    contracts: tuple[bytes, ...]  # SHA-256 of each
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTick(_Body):
+    """Nothing else was committed for a while."""
+
+    TYPE: ClassVar[int] = 0x04
+    NAME: ClassVar[str] = "clock tick"
+    boot_id: bytes
+    time_ms: int
+    synchronised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEnrolment(_Body):
+    """A device may send from now on; the key is there when it signs."""
+
+    TYPE: ClassVar[int] = 0x05
+    NAME: ClassVar[str] = "device enrolment"
+    device_id: bytes
+    time_ms: int
+    attestation: Attestation
+    public_key: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.public_key is not None) != (self.attestation is Attestation.DEVICE):
+            raise ValueError("a key belongs to attestation 1 and to no other")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRevocation(_Body):
+    """What the device sends from now on is refused."""
+
+    TYPE: ClassVar[int] = 0x06
+    NAME: ClassVar[str] = "device revocation"
+    device_id: bytes
+    time_ms: int
+
+
+Entry: TypeAlias = (
+    Batch | EpochStart | GatewayStart | ClockTick | DeviceEnrolment | DeviceRevocation
+)
+
+
+class _Fields:
+    """A decoded map whose fields are taken out once each, by key and type."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self._name = name
+        decoded = cbor.decode(content)
+        if not isinstance(decoded, dict):
+            raise RejectError(f"{name}: not a map")
+        self._left = decoded
+
+    def _fail(self, key: int, what: str) -> RejectError:
+        return RejectError(f"{self._name}: field {key} {what}")
+
+    def number(self, key: int, most: int = TIME_MAX_MS) -> int:
+        value = self._left.pop(key, None)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._fail(key, "is not a number")
+        if not 0 <= value <= most:
+            raise self._fail(key, f"is not 0 to {most}")
+        return value
+
+    def octets(self, key: int, size: int) -> bytes:
+        value = self._left.pop(key, None)
+        if not isinstance(value, bytes) or len(value) != size:
+            raise self._fail(key, f"is not a string of {size} bytes")
+        return value
+
+    def text(self, key: int) -> str:
+        value = self._left.pop(key, None)
+        if not isinstance(value, str) or not value:
+            raise self._fail(key, "is not a text")
+        return value
+
+    def hashes(self, key: int) -> tuple[bytes, ...]:
+        value = self._left.pop(key, None)
+        if not isinstance(value, list):
+            raise self._fail(key, "is not an array")
+        found = [one for one in value if isinstance(one, bytes)]
+        if len(found) != len(value) or any(len(one) != HASH_SIZE for one in found):
+            raise self._fail(key, f"holds what is not a hash of {HASH_SIZE} bytes")
+        return tuple(found)
+
+    def end(self) -> None:
+        if self._left:
+            unknown = ", ".join(sorted(map(repr, self._left)))
+            raise RejectError(f"{self._name}: unknown field {unknown}")
+
+
+def _batch(body: _Fields) -> Batch:
+    return Batch(
+        boot_id=body.octets(1, ID_SIZE),
+        number=body.number(2),
+        time_ms=body.number(3),
+        synchronised=bool(body.number(4, most=1)),
+        root=body.octets(5, HASH_SIZE),
+    )
+
+
+def _epoch_start(body: _Fields) -> EpochStart:
+    return EpochStart(origin=body.text(1), time_ms=body.number(2))
+
+
+def _gateway_start(body: _Fields) -> GatewayStart:
+    return GatewayStart(
+        boot_id=body.octets(1, ID_SIZE),
+        time_ms=body.number(2),
+        synchronised=bool(body.number(3, most=1)),
+        version=body.text(4),
+        software=body.octets(5, HASH_SIZE),
+        configuration=body.octets(6, HASH_SIZE),
+        contracts=body.hashes(7),
+    )
+
+
+def _clock_tick(body: _Fields) -> ClockTick:
+    return ClockTick(
+        boot_id=body.octets(1, ID_SIZE),
+        time_ms=body.number(2),
+        synchronised=bool(body.number(3, most=1)),
+    )
+
+
+def _device_enrolment(body: _Fields) -> DeviceEnrolment:
+    device_id = body.octets(1, ID_SIZE)
+    time_ms = body.number(2)
+    attestation = Attestation(body.number(3, most=1))
+    signs = attestation is Attestation.DEVICE
+    key = body.octets(4, PUBLIC_KEY_SIZE) if signs else None
+    return DeviceEnrolment(device_id, time_ms, attestation, key)
+
+
+def _device_revocation(body: _Fields) -> DeviceRevocation:
+    return DeviceRevocation(device_id=body.octets(1, ID_SIZE), time_ms=body.number(2))
+
+
+_DECODERS: dict[int, tuple[str, Callable[[_Fields], Entry]]] = {
+    Batch.TYPE: (Batch.NAME, _batch),
+    EpochStart.TYPE: (EpochStart.NAME, _epoch_start),
+    GatewayStart.TYPE: (GatewayStart.NAME, _gateway_start),
+    ClockTick.TYPE: (ClockTick.NAME, _clock_tick),
+    DeviceEnrolment.TYPE: (DeviceEnrolment.NAME, _device_enrolment),
+    DeviceRevocation.TYPE: (DeviceRevocation.NAME, _device_revocation),
+}
+
+
+def decode_entry(content: bytes) -> Entry:
+    """The entry of these bytes; RejectError unless they are exactly its encoding."""
+    if len(content) > ENTRY_SIZE_MAX:
+        raise RejectError(f"an entry of more than {ENTRY_SIZE_MAX} bytes")
+    if not content or content[0] not in _DECODERS:
+        raise RejectError(f"no entry begins with {content[:1].hex() or 'nothing'}")
+    name, decode = _DECODERS[content[0]]
+    body = _Fields(name, content[1:])
+    entry = decode(body)
+    body.end()
+    return entry
+
+
+def salt(salt_key: bytes, index: int) -> bytes:
+    """The salt of the leaf at `index` of its batch."""
+    return hmac.digest(salt_key, index.to_bytes(8, "big"), sha256)[:SALT_SIZE]
+
+
+def batch_leaf(leaf_salt: bytes, record: bytes) -> bytes:
+    """The leaf hash of a record's canonical bytes."""
+    if len(leaf_salt) != SALT_SIZE:
+        raise ValueError(f"a salt of {len(leaf_salt)} bytes")
+    return tlog.leaf_hash(leaf_salt + record)
+
+
+def padded(
+    leaf_hashes: Sequence[bytes], randomness: Callable[[int], bytes]
+) -> list[bytes]:
+    """The leaf hashes and as many random ones as make a power of two.
+
+    `randomness(size)` gives that many random bytes; it is called once.
+    """
+    count = len(leaf_hashes)
+    if not count:
+        raise ValueError("a batch has at least its leaf 0")
+    missing = (1 << (count - 1).bit_length()) - count
+    noise = randomness(missing * HASH_SIZE) if missing else b""
+    if len(noise) != missing * HASH_SIZE:
+        raise ValueError(f"{len(noise)} random bytes for {missing} hashes")
+    starts = range(0, len(noise), HASH_SIZE)
+    return [*leaf_hashes, *(noise[at : at + HASH_SIZE] for at in starts)]
+
+
+def batch_root(leaf_hashes: Sequence[bytes]) -> bytes:
+    """The root that the batch entry bears, over the padded leaf hashes."""
+    _check_padded(leaf_hashes)
+    return tlog.tree_root(leaf_hashes)
+
+
+def batch_path(leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
+    """The path of one leaf, from its sibling up, through the padded leaf hashes."""
+    _check_padded(leaf_hashes)
+    if not 0 <= index < len(leaf_hashes):
+        raise ValueError(f"no leaf {index} in a batch of {len(leaf_hashes)}")
+    path = []
+    row = list(leaf_hashes)
+    while len(row) > 1:
+        path.append(row[index ^ 1])
+        pairs = zip(row[::2], row[1::2], strict=True)
+        row = [tlog.node_hash(*pair) for pair in pairs]
+        index >>= 1
+    return path
+
+
+def _check_padded(leaf_hashes: Sequence[bytes]) -> None:
+    if len(leaf_hashes).bit_count() != 1:
+        raise ValueError(f"{len(leaf_hashes)} leaf hashes are no power of two")

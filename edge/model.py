@@ -1,0 +1,301 @@
+"""The core types that every room speaks of; no I/O, no clock, no randomness.
+
+A *message* is what a device sent (an MQTT payload, a GATT notification). The intake
+takes it as an Arrival and answers with an Outcome once it is durable. Admitted, it is
+one Record (docs/ledger-format.md section 3) and holds one or more Readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import IntEnum, IntFlag, StrEnum
+from typing import TypeVar
+
+from edge import cbor
+from edge.errors import Reason, RejectError
+
+T = TypeVar("T")
+
+RECORD_VERSION = 1
+NAME_CHARACTERS = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+)
+NAME_LENGTH_MAX = 64
+RESERVED_NAMES = frozenset({"alerts", "cmd", "receipt"})
+EMPTY: Mapping[str, Decimal] = {}
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a device or a stream (docs/wire-format.md)."""
+    return (
+        0 < len(text) <= NAME_LENGTH_MAX
+        and NAME_CHARACTERS.issuperset(text)
+        and text not in RESERVED_NAMES
+    )
+
+
+class Source(StrEnum):
+    """The door a message came through."""
+
+    MQTT = "mqtt"
+    BLE = "ble"
+
+
+class Kind(IntEnum):
+    """What a record is."""
+
+    COUNT = 0
+    READING = 1
+    FIRING = 2
+    TICK = 3
+    ASSIGNMENT = 4
+
+
+class Attestation(IntEnum):
+    """Who vouches for a reading."""
+
+    GATEWAY = 0
+    DEVICE = 1
+
+
+class Flag(IntFlag):
+    """What a record says about the circumstances of its reading."""
+
+    LATE = 1
+    UNSYNCED = 2
+    BACKLOG = 4
+    IMPLAUSIBLE = 8
+    NO_CONTACT = 16
+    TYPED = 32
+
+
+NO_FLAGS = Flag(0)
+
+
+class Verdict(StrEnum):
+    """What became of a message."""
+
+    COMMITTED = "committed"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to a message, given only after it is durable."""
+
+    verdict: Verdict
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A message at a door, as the door received it.
+
+    `principal` is who the door knows the sender to be, for quotas and quarantine
+    (`mqtt:<user or peer>`, `ble:<address>`); `user` is the authenticated user name, or
+    None. `device` and `stream` are what the address says (topic, GATT characteristic),
+    empty when the address could not be read: then `refusal` holds the door's own
+    refusal, and the intake counts and keeps it like any other. `settle` is called once,
+    on the event loop, after the commit that holds the message.
+    """
+
+    source: Source
+    principal: str
+    device: str
+    stream: str
+    payload: bytes
+    settle: Callable[[Outcome], None]
+    user: str | None = None
+    redelivered: bool = False
+    link: str = "mqtt"
+    refusal: tuple[Reason, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Values that a device measured at one time.
+
+    `time_ms` is the device's, or None where it told none. `values` maps metric names
+    (devices/metrics.py) to exact decimals in the metric's unit; `texts` holds the one
+    metric that is a letter (acvpu). `implausible` names the values outside their range.
+    """
+
+    time_ms: int | None
+    values: Mapping[str, Decimal]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    implausible: frozenset[str] = frozenset()
+
+    @property
+    def no_contact(self) -> bool:
+        """Whether the sensor itself says that it touches nobody."""
+        return self.values.get("sensor_contact") == 0
+
+    def known(self) -> Mapping[str, Decimal]:
+        """The values that a contract may rely on; the others are unknown to it."""
+        if self.no_contact:
+            return EMPTY
+        if not self.implausible:
+            return self.values
+        return {n: v for n, v in self.values.items() if n not in self.implausible}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A canonical record: what a leaf of a batch commits to."""
+
+    kind: Kind
+    received_ms: int
+    original: bytes
+    device: str | None = None
+    stream: str | None = None
+    attestation: Attestation = Attestation.GATEWAY
+    link: str | None = None
+    flags: Flag = NO_FLAGS
+    assignment: bytes | None = None
+
+    def encode(self) -> bytes:
+        """The canonical bytes (docs/ledger-format.md section 3)."""
+        fields: dict[int, object] = {
+            0: RECORD_VERSION,
+            1: int(self.kind),
+            4: self.received_ms,
+            5: int(self.attestation),
+            7: int(self.flags),
+            9: self.original,
+        }
+        optional = {2: self.device, 3: self.stream, 6: self.link, 8: self.assignment}
+        fields.update({k: v for k, v in optional.items() if v is not None})
+        return cbor.encode(fields)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        """The record of these bytes; RejectError names the field that is wrong."""
+        fields = cbor.decode(data)
+        if not isinstance(fields, dict) or fields.get(0) != RECORD_VERSION:
+            raise RejectError("record: not a map of version 1")
+        unknown = set(fields) - set(range(10))
+        if unknown:
+            raise RejectError(f"record: unknown field {min(map(str, unknown))}")
+        try:
+            return cls(
+                kind=Kind(_field(fields, 1, int)),
+                received_ms=_field(fields, 4, int),
+                original=_field(fields, 9, bytes),
+                device=_optional(fields, 2, str),
+                stream=_optional(fields, 3, str),
+                attestation=Attestation(_field(fields, 5, int)),
+                link=_optional(fields, 6, str),
+                flags=Flag(_field(fields, 7, int)),
+                assignment=_optional(fields, 8, bytes),
+            )
+        except ValueError as error:
+            raise RejectError(f"record: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What a contract emits when one of its rules starts or stops to hold.
+
+    `subject` is the key the contract ran under: `patient:<id>` or `device:<name>`.
+    `values` are the inputs the rule saw, in the contract's fixed-point scale, None for
+    unknown. `at_ms` is on the records' received_ms clock.
+    """
+
+    contract: str
+    contract_hash: bytes
+    rule: str
+    priority: str  # high, medium, low, technical
+    phase: str  # start, end
+    subject: str
+    at_ms: int
+    values: Mapping[str, int | None]
+    detail: str = ""
+
+    def encode(self) -> bytes:
+        """The original of a firing's record (docs/ledger-format.md section 3)."""
+        return cbor.encode(
+            {
+                1: self.contract,
+                2: self.contract_hash,
+                3: self.rule,
+                4: self.priority,
+                5: self.phase,
+                6: dict(self.values),
+                7: self.detail,
+                8: self.subject,
+                9: self.at_ms,
+            }
+        )
+
+    @classmethod
+    def decode(cls, original: bytes) -> Firing:
+        """The firing of a record's original; RejectError where it is none."""
+        fields = cbor.decode(original)
+        if not isinstance(fields, dict) or set(fields) != set(range(1, 10)):
+            raise RejectError("firing: not a map of the keys 1 to 9")
+        return cls(
+            contract=_field(fields, 1, str),
+            contract_hash=_field(fields, 2, bytes),
+            rule=_field(fields, 3, str),
+            priority=_field(fields, 4, str),
+            phase=_field(fields, 5, str),
+            subject=_field(fields, 8, str),
+            at_ms=_field(fields, 9, int),
+            values=_field(fields, 6, dict),
+            detail=_field(fields, 7, str),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveReading:
+    """A committed reading on its way to the live views."""
+
+    device: str
+    patient: str | None
+    link: str
+    attestation: Attestation
+    flags: Flag
+    received_ms: int
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFiring:
+    """A committed firing on its way out; `reading_id` is its name in the ledger."""
+
+    firing: Firing
+    device: str | None
+    patient: str | None
+    reading_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """What one commit made durable; built after it, for everything that shows it.
+
+    `totals` counts messages since the store began: received, committed, duplicates,
+    refused. `refusals` are (device as the message named it, reason, detail).
+    """
+
+    time_ms: int
+    tree_size: int
+    clock_synced: bool
+    readings: tuple[LiveReading, ...]
+    firings: tuple[LiveFiring, ...]
+    refusals: tuple[tuple[str, Reason, str], ...]
+    totals: Mapping[str, int]
+
+
+def _field(fields: dict[object, object], key: int, kind: type[T]) -> T:
+    value = fields.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise RejectError(f"record: field {key} is missing or no {kind.__name__}")
+    return value
+
+
+def _optional(fields: dict[object, object], key: int, kind: type[T]) -> T | None:
+    return _field(fields, key, kind) if key in fields else None

@@ -1,0 +1,602 @@
+"""One MQTT connection: packets in, Arrivals to the door, acknowledgements out.
+
+    CONNECT ─► authenticate ─► PUBLISH ─► Arrival ─► door ... commit ... settle
+                                  │                                        │
+                               _Pending ◄───── in order of receipt ────────┘
+                                  └─► at the end of the loop turn, one write
+
+A PUBACK is written only after `settle`, that is after the commit. Every PUBLISH leaves
+a _Pending in a queue in the order of receipt; a flush writes the settled beginning of
+the queue, so PUBACKs go out in that order (MQTT-4.6.0-2), however they are settled.
+
+Backpressure: reading (and decoding, in the middle of a chunk) stops while the door is
+congested, while too many messages wait for their commit, or while the peer does not
+read its answers. Nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from edge.errors import Reason
+from edge.model import Arrival, Outcome, Source, Verdict
+from edge.sources import mqtt_topics
+from edge.sources.mqtt_encoder import encode, encode_puback
+from edge.sources.mqtt_packets import (
+    V5,
+    V311,
+    Connack,
+    Connect,
+    Decoder,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    Subscription,
+    Unsuback,
+    Unsubscribe,
+    Will,
+)
+from edge.sources.mqtt_properties import (
+    Code,
+    MqttError,
+    Properties,
+    Property,
+    number,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from edge.sources.mqtt_listener import MqttListener
+
+PAYLOAD_SIZE_MAX = 65_536  # docs/wire-format.md section 3, check 1
+PAYLOAD_KEPT_SIZE = 1_024  # of a payload that is refused for its size
+REASON_SIZE_MAX = 256  # bytes of a reason string
+CLIENT_ID_LENGTH_MAX = 256  # MQTT 3.1.3.1 asks for 23 at least
+ROUTES_KEPT_MAX = 64  # topics a connection need not parse again
+KEEP_ALIVE_FACTOR = 1.5  # MQTT-3.1.2-22
+
+REASON_CODES = {
+    Reason.UNKNOWN_DEVICE: Code.NOT_AUTHORISED,
+    Reason.WRONG_TOPIC: Code.TOPIC_NAME_INVALID,
+    Reason.NOT_AUTHORISED: Code.NOT_AUTHORISED,
+    Reason.MALFORMED: Code.PAYLOAD_FORMAT_INVALID,
+    Reason.BAD_SIGNATURE: Code.NOT_AUTHORISED,
+    Reason.EQUIVOCATION: Code.PAYLOAD_FORMAT_INVALID,
+    Reason.IMPLAUSIBLE_CLOCK: Code.PAYLOAD_FORMAT_INVALID,
+    Reason.UNKNOWN_UNIT: Code.PAYLOAD_FORMAT_INVALID,
+    Reason.TOO_LARGE: Code.QUOTA_EXCEEDED,
+    Reason.POISON: Code.IMPLEMENTATION_SPECIFIC,
+}
+# What a CONNACK of 3.1.1 can say (section 3.2.2.3); for anything else it just closes.
+RETURN_CODES = {
+    Code.UNSUPPORTED_VERSION: 1,
+    Code.CLIENT_ID_NOT_VALID: 2,
+    Code.SERVER_UNAVAILABLE: 3,
+    Code.BAD_USER_OR_PASSWORD: 4,
+    Code.NOT_AUTHORISED: 5,
+}
+
+
+class _Pending:
+    """A message between its receipt and its acknowledgement."""
+
+    __slots__ = ("answer", "connection", "packet_id")
+
+    def __init__(self, connection: Connection, packet_id: int) -> None:
+        self.connection = connection
+        self.packet_id = packet_id  # 0 at QoS 0
+        self.answer: bytes | None = None  # None until it is settled
+
+    def settle(self, outcome: Outcome) -> None:
+        """The message is durable; the answer goes out with this loop turn's others."""
+        assert self.answer is None  # noqa: S101 - the door settles once
+        connection = self.connection
+        if not self.packet_id:
+            self.answer = b""
+        elif outcome.verdict is Verdict.REFUSED and connection.version == V5:
+            self.answer = connection.refusal(self.packet_id, outcome)
+        else:
+            self.answer = encode_puback(self.packet_id)
+        connection.touch()
+
+
+class Connection(asyncio.Protocol):
+    """The server's side of one connection, from accept to its end.
+
+    `user` is None for an anonymous peer; `closing` says that nothing of the peer's is
+    taken any more.
+    """
+
+    def __init__(self, listener: MqttListener) -> None:
+        self._listener = listener
+        self._limits = listener.limits
+        self._door = listener.door
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder(self._limits.packet_size_max)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment] # connection_made
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeout_s = self._limits.connect_timeout_s
+        self._heard = 0.0
+        self._pending: deque[_Pending] = deque()
+        self._unacknowledged = 0  # QoS 1 messages among them
+        self._touched = False  # queued for a flush
+        self._stalled = False  # not reading, on purpose
+        self._queued = False  # for the door's relief, then also stalled
+        self._peer_reads = True
+        self._routes: dict[str, mqtt_topics.Route] = {}
+        self._role = ""
+        self._will: Will | None = None
+        self._expiry_s = 0  # of the session, as the peer wished
+        self._reasons_wanted = True
+        self._peer_packet_size_max = 0xFFFFFFFF
+        self._send_window = self._limits.send_window_max
+        self._sent: set[int] = set()  # our QoS 1 packets without a PUBACK
+        self._sent_last = 0
+        self._unsent: deque[Publish] = deque()  # waiting for room in the window
+        self.subscriptions: dict[str, int] = {}
+        self.version = 0  # 0 until CONNECT is accepted
+        self.client_id = ""
+        self.user: str | None = None
+        self.principal = ""
+        self.peer = ""
+        self.closing = False
+
+    @property
+    def pending_count(self) -> int:
+        """Messages that wait for their commit or for the flush after it."""
+        return len(self._pending)
+
+    def __str__(self) -> str:
+        # repr: names that a peer chose must not write lines of their own
+        return f"{self.principal[:64]!r} ({self.client_id[:64]!r} from {self.peer})"
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted: wait for CONNECT."""
+        self._transport = cast(asyncio.Transport, transport)
+        peername = transport.get_extra_info("peername")
+        self.peer = str(peername[0]) if peername else "local"
+        self.principal = f"mqtt:{self.peer}"
+        connected = transport.get_extra_info("socket")
+        if connected is not None:  # a peer without keep-alive can vanish unnoticed
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._heard = self._loop.time()
+        self._timer = self._loop.call_later(self._timeout_s, self._watch)
+        if not self._listener.admit(self):
+            self._listener.log.warning("%s: refused, too many connections", self.peer)
+            self.closing = True
+            transport.abort()  # type: ignore[attr-defined] # a Transport, see above
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone: answers that wait have nobody to go to; the will is published."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.closing = True
+        self._pending.clear()
+        self.subscriptions.clear()
+        self._unsent.clear()
+        self._listener.forget(self)
+        if self._will is not None and not self._listener.closing:
+            will, self._will = self._will, None
+            self._submit(_Pending(self, 0), will.topic, will.payload, False)
+        if isinstance(exc, OSError) and self.version:
+            self._listener.log.info("%s: connection lost: %s", self, exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Decode and handle as much as may be taken now."""
+        if self.closing:
+            return  # lingering, see disconnect
+        if self.version:
+            self._heard = self._loop.time()
+        try:
+            self._decoder.feed(data)
+            self._drain()
+        except MqttError as error:
+            self.disconnect(error.code, str(error))
+
+    def eof_received(self) -> None:
+        """The peer sends no more; asyncio closes the transport after this."""
+        if not self.closing:
+            self._linger()
+
+    def pause_writing(self) -> None:
+        """The peer does not read its answers: do not read its messages either."""
+        self._peer_reads = False
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        self._peer_reads = True
+        self._wake()
+
+    # Backpressure
+
+    def _must_wait(self) -> bool:
+        return (
+            self._door.congested
+            or len(self._pending) >= self._limits.pending_max
+            or not self._peer_reads
+            or self._listener.closing
+        )
+
+    def _drain(self) -> None:
+        """Handle packets until no complete one is left, or until it must wait."""
+        decoder = self._decoder
+        while not self.closing:
+            if self._must_wait():
+                self._stall()
+                return
+            packet = decoder.next_packet()
+            if packet is None:
+                return
+            if type(packet) is Publish and self.version:
+                self._take(packet)
+            else:
+                self._handle(packet)
+
+    def _stall(self) -> None:
+        if not self._stalled:
+            self._stalled = True
+            self._transport.pause_reading()
+        if self._door.congested and not self._queued:
+            self._queued = True
+            self._listener.wait_for_relief(self)
+
+    def stop_reading(self) -> None:
+        """The listener is closing: only answers go out from here on."""
+        if not self.closing:
+            self._stall()
+
+    def relieved(self) -> None:
+        """The door takes messages again, and it is this connection's turn."""
+        self._queued = False
+        self._wake()
+
+    def _wake(self) -> None:
+        """Go on reading, where that is possible again.
+
+        One that is queued for the door waits for its turn: being woken by its own
+        acknowledgements would let a busy connection keep the others out.
+        """
+        if not self._stalled or self._queued or self.closing:
+            return
+        if self._must_wait():
+            self._stall()
+            return
+        self._heard = self._loop.time()  # the silence was ours
+        self._stalled = False
+        try:
+            self._drain()
+        except MqttError as error:
+            self.disconnect(error.code, str(error))
+        if not self._stalled and not self.closing:
+            self._transport.resume_reading()
+
+    # Time
+
+    def _watch(self) -> None:
+        """CONNECT, then anything within 1.5 times the keep-alive, or it is over."""
+        now = self._loop.time()
+        left = self._heard + self._timeout_s - now
+        if self._stalled:
+            left = self._timeout_s  # we are the one who does not listen
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._watch)
+        elif self.version:
+            self.disconnect(Code.KEEP_ALIVE_TIMEOUT, "nothing heard within keep-alive")
+        else:
+            self.disconnect(Code.UNSPECIFIED, "no CONNECT in time")
+
+    # What the peer sends
+
+    def _handle(self, packet: Packet) -> None:
+        match packet:
+            case Connect():
+                self._connect(packet)
+            case Puback(packet_id):
+                self._acknowledged(packet_id)
+            case Subscribe():
+                self._subscribe(packet)
+            case Unsubscribe(packet_id, filters):
+                codes = tuple(map(self._unsubscribe, filters))
+                self._write(encode(Unsuback(packet_id, codes), self.version))
+            case Pingreq():
+                self._write(encode(Pingresp(), self.version))
+            case Disconnect(code):
+                self._check_session_expiry(packet.properties)
+                if code != Code.DISCONNECT_WITH_WILL:
+                    self._will = None
+                self._linger()
+                self._transport.close()
+            case _:
+                raise AssertionError(f"the decoder lets no {type(packet).__name__} in")
+
+    def _check_session_expiry(self, properties: Properties) -> None:
+        """Section 3.14.2.2.2: 0 in CONNECT cannot become anything else."""
+        if number(properties, Property.SESSION_EXPIRY_S, 0) and not self._expiry_s:
+            raise MqttError(Code.PROTOCOL_ERROR, "DISCONNECT: a session expiry after 0")
+
+    def _take(self, packet: Publish) -> None:
+        """A reading: to the door. The hot path."""
+        if packet.qos:
+            if self.version == V5:
+                self._check_receive_maximum()
+            self._unacknowledged += 1
+        if packet.properties and Property.TOPIC_ALIAS in packet.properties:
+            raise MqttError(
+                Code.TOPIC_ALIAS_INVALID, "PUBLISH: no topic alias was offered"
+            )
+        pending = _Pending(self, packet.packet_id)
+        self._pending.append(pending)
+        self._submit(pending, packet.topic, packet.payload, packet.dup)
+
+    def _check_receive_maximum(self) -> None:
+        if self._unacknowledged >= self._limits.receive_max:
+            raise MqttError(
+                Code.RECEIVE_MAXIMUM_EXCEEDED,
+                f"more than {self._limits.receive_max} messages in flight",
+            )
+
+    def _submit(
+        self, pending: _Pending, topic: str, payload: bytes, redelivered: bool
+    ) -> None:
+        route = self._routes.get(topic)
+        if route is None:
+            if len(self._routes) >= ROUTES_KEPT_MAX:
+                self._routes.clear()
+            route = mqtt_topics.route(topic, self._role, self.user)
+            self._routes[topic] = route
+        device, stream, refusal = route
+        if len(payload) > PAYLOAD_SIZE_MAX:
+            size = len(payload)
+            payload = payload[:PAYLOAD_KEPT_SIZE]
+            detail = f"payload of {size} bytes, at most {PAYLOAD_SIZE_MAX}"
+            refusal = Reason.TOO_LARGE, detail
+        self._door.submit(
+            Arrival(
+                Source.MQTT,
+                self.principal,
+                device,
+                stream,
+                payload,
+                pending.settle,
+                user=self.user,
+                redelivered=redelivered,
+                refusal=refusal,
+            )
+        )
+
+    def _connect(self, packet: Connect) -> None:
+        client_id, properties = packet.client_id, packet.properties
+        if Property.AUTHENTICATION_METHOD in properties:
+            raise MqttError(
+                Code.BAD_AUTHENTICATION_METHOD, "CONNECT: no extended authentication"
+            )
+        if len(client_id) > CLIENT_ID_LENGTH_MAX:
+            raise MqttError(
+                Code.CLIENT_ID_NOT_VALID,
+                f"CONNECT: client id of more than {CLIENT_ID_LENGTH_MAX} characters",
+            )
+        if not client_id and packet.version == V311 and not packet.clean_start:
+            raise MqttError(
+                Code.CLIENT_ID_NOT_VALID, "CONNECT: a session without a client id"
+            )
+        role = self._listener.authenticate(packet.user or "", packet.password or b"")
+        if role not in (mqtt_topics.DEVICE, mqtt_topics.VIEWER):
+            raise MqttError(
+                Code.BAD_USER_OR_PASSWORD,
+                f"CONNECT: wrong user name or password for {packet.user or ''!r}"[:160],
+            )
+        self._role = role
+        if packet.user:
+            self.user = packet.user
+            self.principal = f"mqtt:{packet.user}"
+        self.client_id = client_id or self._listener.assign_client_id()
+        self.version = packet.version
+        self._will = packet.will
+        self._heard = self._loop.time()
+        self._set_timer(packet.keep_alive_s * KEEP_ALIVE_FACTOR)
+        self._expiry_s = number(properties, Property.SESSION_EXPIRY_S, 0)
+        self._reasons_wanted = bool(number(properties, Property.REQUEST_PROBLEM, 1))
+        self._peer_packet_size_max = number(
+            properties, Property.MAXIMUM_PACKET_SIZE, self._peer_packet_size_max
+        )
+        self._send_window = min(
+            self._send_window, number(properties, Property.RECEIVE_MAXIMUM, 0xFFFF)
+        )
+        self._listener.register(self)
+        self._write(encode(Connack(0, False, self._welcome(packet)), self.version))
+
+    def _welcome(self, packet: Connect) -> Properties:
+        """What a client of version 5 is told about us; 3.1.1 has no place for it."""
+        welcome: Properties = {
+            Property.RECEIVE_MAXIMUM: self._limits.receive_max,
+            Property.MAXIMUM_QOS: 1,
+            # Told, not enforced: a reading that comes with the flag is taken as usual.
+            Property.RETAIN_AVAILABLE: 0,
+            Property.MAXIMUM_PACKET_SIZE: self._limits.packet_size_max,
+            Property.TOPIC_ALIAS_MAXIMUM: 0,
+            Property.SUBSCRIPTION_IDS_AVAILABLE: 0,
+            Property.SHARED_AVAILABLE: 0,
+        }
+        if self._expiry_s:
+            welcome[Property.SESSION_EXPIRY_S] = 0
+        if not packet.client_id:
+            welcome[Property.ASSIGNED_CLIENT_ID] = self.client_id
+        return welcome
+
+    def _set_timer(self, timeout_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timeout_s = timeout_s
+        self._timer = (
+            self._loop.call_later(timeout_s, self._watch) if timeout_s else None
+        )
+
+    def _subscribe(self, packet: Subscribe) -> None:
+        if Property.SUBSCRIPTION_ID in packet.properties:
+            raise MqttError(
+                Code.SUBSCRIPTION_IDS_NOT_SUPPORTED,
+                "SUBSCRIBE: no subscription identifiers",
+            )
+        codes = tuple(map(self._grant, packet.subscriptions))
+        if self.version == V311:
+            codes = tuple(min(code, 0x80) for code in codes)
+        self._write(encode(Suback(packet.packet_id, codes), self.version))
+
+    def _grant(self, subscription: Subscription) -> int:
+        topic_filter = subscription.topic_filter
+        if topic_filter.startswith("$share/"):
+            return Code.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+        if not mqtt_topics.is_filter(topic_filter):
+            return Code.TOPIC_FILTER_INVALID
+        if not mqtt_topics.may_subscribe(topic_filter, self._role, self.user):
+            return Code.NOT_AUTHORISED
+        if (
+            topic_filter not in self.subscriptions
+            and len(self.subscriptions) >= self._limits.subscriptions_max
+        ):
+            return Code.QUOTA_EXCEEDED
+        self.subscriptions[topic_filter] = min(subscription.qos, 1)
+        return self.subscriptions[topic_filter]
+
+    def _unsubscribe(self, topic_filter: str) -> int:
+        if self.subscriptions.pop(topic_filter, None) is None:
+            return Code.NO_SUBSCRIPTION_EXISTED
+        return Code.SUCCESS
+
+    # What goes to the peer
+
+    def _write(self, packet: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(packet)
+
+    def touch(self) -> None:
+        """Have `flush` called at the end of this loop turn."""
+        if not self._touched and not self.closing:
+            self._touched = True
+            self._listener.flush_soon(self)
+
+    def flush(self) -> None:
+        """Write the acknowledgements that are due, in one write."""
+        self._touched = False
+        pending = self._pending
+        answers = []
+        while pending and (answer := pending[0].answer) is not None:
+            pending.popleft()
+            if answer:
+                answers.append(answer)
+        if answers:
+            self._unacknowledged -= len(answers)
+            self._write(b"".join(answers))
+        if self._stalled:
+            self._wake()
+
+    def refusal(self, packet_id: int, outcome: Outcome) -> bytes:
+        """A PUBACK of version 5 that says why; the reason where the peer wants one."""
+        code = REASON_CODES.get(outcome.reason or Reason.MALFORMED, Code.UNSPECIFIED)
+        reason = printable(outcome.detail, REASON_SIZE_MAX)
+        if reason and self._reasons_wanted:
+            full = encode(Puback(packet_id, code, {Property.REASON: reason}), V5)
+            if len(full) <= self._peer_packet_size_max:
+                return full
+        return encode(Puback(packet_id, code), V5)
+
+    def send(self, packet: Publish) -> bool:
+        """Send a message to this subscriber; never waits.
+
+        False when it is too large for the peer. A peer that does not read, or does not
+        acknowledge, is disconnected once its bounded queue is full.
+        """
+        if len(encode(packet, self.version)) > self._peer_packet_size_max:
+            self._listener.log.warning("%s: alert is too large for it", self)
+            return False
+        if packet.qos and (self._unsent or len(self._sent) >= self._send_window):
+            self._unsent.append(packet)
+        else:
+            self._send_now(packet)
+        if (
+            len(self._unsent) > self._limits.unsent_max
+            or self._transport.get_write_buffer_size()
+            > self._limits.write_buffer_size_max
+        ):
+            self._listener.log.warning("%s: disconnected, it does not read", self)
+            self.closing = True
+            self._transport.abort()
+        return True
+
+    def _send_now(self, packet: Publish) -> None:
+        if packet.qos:
+            packet_id = self._sent_last % 0xFFFF + 1
+            while packet_id in self._sent:  # ends: the window is smaller than 65,535
+                packet_id = packet_id % 0xFFFF + 1
+            self._sent_last = packet_id
+            self._sent.add(packet_id)
+            packet = Publish(packet.topic, packet.payload, packet.qos, packet_id)
+        self._write(encode(packet, self.version))
+
+    def _acknowledged(self, packet_id: int) -> None:
+        self._sent.discard(packet_id)
+        while self._unsent and len(self._sent) < self._send_window:
+            self._send_now(self._unsent.popleft())
+
+    # The end
+
+    def disconnect(self, code: Code, why: str) -> None:
+        """Say why, where the peer's version can, and close.
+
+        The way out is a half-close: closing a socket that has unread input sends a
+        reset, and that may overtake the reason. So reading goes on, into nothing, until
+        the peer closes or `linger_s` is over.
+        """
+        if self.closing:
+            return
+        self._stalled, stalled = False, self._stalled
+        self.flush()  # the last acknowledgements
+        self._linger()
+        if code is not Code.SHUTTING_DOWN:
+            self._listener.log.warning("%s: disconnected (0x%02x): %s", self, code, why)
+        farewell = self._farewell(code, why)
+        if farewell:
+            self._write(farewell)
+        if stalled:
+            self._transport.resume_reading()
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Take nothing more; a peer that neither reads nor goes is cut off in time."""
+        self.closing = True
+        self._pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(
+            self._limits.linger_s, self._transport.abort
+        )
+
+    def _farewell(self, code: Code, why: str) -> bytes:
+        reason: Properties = {Property.REASON: printable(why, REASON_SIZE_MAX)}
+        if self.version == V5:
+            full = encode(Disconnect(code, reason), V5)
+            if len(full) <= self._peer_packet_size_max:
+                return full
+            return encode(Disconnect(code), V5)
+        if self.version == V311:
+            return b""
+        if self._decoder.version == V5:  # in its CONNECT
+            return encode(Connack(code, False, reason), V5)
+        if self._decoder.version == V311 and code in RETURN_CODES:
+            return encode(Connack(RETURN_CODES[code]), V311)
+        return b""

@@ -1,0 +1,259 @@
+"""The MQTT endpoint: MQTT 3.1.1 and 5.0 over TCP or TLS, QoS 0 and 1. No broker.
+
+With a broker in between, a device's PUBACK says nothing about the ledger; here it is
+written only after the commit that holds the reading. All acknowledgements of one commit
+that belong to one connection leave in one write: the syscalls, not the parsing, are
+what bounds the rate.
+
+No persistent sessions yet: every connection begins a new session (session present is
+always 0, the session expiry interval told is 0) and subscriptions end with it. A device
+loses nothing by that: it sends again what was not acknowledged, and the intake knows it
+by its sequence. Retained messages are not kept; the flag is ignored. Sessions belong to
+user and client id together, so no user can take over another's.
+
+A will is submitted like a message of QoS 0 when the connection ends without DISCONNECT,
+except when it is we who shut down: that says nothing about the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from ssl import SSLContext
+
+from edge.sources import Door
+from edge.sources.mqtt_connection import (
+    PAYLOAD_KEPT_SIZE,
+    PAYLOAD_SIZE_MAX,
+    Connection,
+)
+from edge.sources.mqtt_packets import Publish
+from edge.sources.mqtt_properties import Code
+from edge.sources.mqtt_topics import matches
+
+LOG_LINES_MAX = 20  # per period, over all connections
+LOG_PERIOD_S = 10.0
+
+# Called with user name ("" when anonymous) and password; gives "device", "viewer" or
+# None to refuse. What it gives for ("", b"") is what anonymous peers may do.
+Authenticate = Callable[[str, bytes], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the listener."""
+
+    connections_max: int = 512  # accepted sockets; more are closed at once
+    connect_timeout_s: float = 10.0  # from accept (and TLS handshake) to CONNECT
+    packet_size_max: int = 262_144  # bytes, announced in version 5; more is 0x95
+    receive_max: int = 1_024  # QoS 1 in flight, announced and enforced in version 5
+    pending_max: int = 2_048  # messages before the commit; then reading stops
+    subscriptions_max: int = 32  # per connection
+    send_window_max: int = 256  # our QoS 1 without PUBACK, per subscriber
+    unsent_max: int = 1_024  # messages behind that window before it counts as dead
+    write_buffer_size_max: int = 1_048_576  # bytes a subscriber may leave unread
+    linger_s: float = 2.0  # from our goodbye to the abort
+    close_timeout_s: float = 5.0  # for commits in flight when the listener closes
+
+
+class RateLimitedLog:
+    """A logger that a flood of bad peers cannot fill the disk with.
+
+    The first line of a period says how many lines the one before swallowed.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._period_start = clock()
+        self._count = 0
+
+    def warning(self, text: str, *arguments: object) -> None:
+        """Something a person should look at."""
+        self._write(logging.WARNING, text, arguments)
+
+    def info(self, text: str, *arguments: object) -> None:
+        """Everyday life."""
+        self._write(logging.INFO, text, arguments)
+
+    def _write(self, level: int, text: str, arguments: tuple[object, ...]) -> None:
+        now = self._clock()
+        if now - self._period_start >= LOG_PERIOD_S:
+            swallowed = self._count - LOG_LINES_MAX
+            self._period_start, self._count = now, 0
+            if swallowed > 0:
+                self._logger.warning("%d more lines like these left out", swallowed)
+        self._count += 1
+        if self._count <= LOG_LINES_MAX:
+            self._logger.log(level, text, *arguments)
+
+
+class MqttListener:
+    """Accepts MQTT clients on one address and submits what they publish to `door`."""
+
+    def __init__(
+        self, door: Door, *, authenticate: Authenticate, limits: Limits | None = None
+    ) -> None:
+        self.door = door
+        self.authenticate = authenticate
+        self.limits = limits or Limits()
+        self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
+        self.closing = False
+        self._server: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+        self._sessions: dict[tuple[str | None, str], Connection] = {}
+        self._to_flush: list[Connection] = []
+        self._congested: deque[Connection] = deque()  # wait for the door
+        self._relief: asyncio.Task[None] | None = None
+        self._assigned_count = 0
+        self._quiet = asyncio.Event()  # while closing: nothing is pending
+        self._empty = asyncio.Event()  # while closing: no connection is left
+
+    async def start(self, host: str, port: int, ssl: SSLContext | None = None) -> None:
+        """Listen; port 0 takes a free one. OSError when the address cannot be had."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self),
+            host,
+            port,
+            ssl=ssl,
+            ssl_handshake_timeout=self.limits.connect_timeout_s if ssl else None,
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; RuntimeError before `start`."""
+        if self._server is None or not self._server.sockets:
+            raise RuntimeError("the listener is not listening")
+        port = self._server.sockets[0].getsockname()[1]
+        assert isinstance(port, int)  # noqa: S101 - what an AF_INET socket has
+        return port
+
+    @property
+    def connection_count(self) -> int:
+        """Open sockets, with those that have not sent CONNECT yet."""
+        return len(self._connections)
+
+    async def close(self) -> None:
+        """Stop accepting and reading, let commits in flight be answered, say goodbye.
+
+        Waits at most `close_timeout_s` for the door to settle what it has, so the door
+        must still be committing, and `linger_s` for the peers to go.
+        """
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.stop_reading()
+        await self._within(self.limits.close_timeout_s, self._quiet)
+        for connection in list(self._connections):
+            connection.disconnect(Code.SHUTTING_DOWN, "the gateway shuts down")
+        await self._within(self.limits.linger_s + 1.0, self._empty)
+        if self._relief is not None:
+            self._relief.cancel()
+            await asyncio.gather(self._relief, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    async def _within(self, timeout_s: float, event: asyncio.Event) -> None:
+        self._note_progress()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            self.log.warning("closing without %d peers", len(self._connections))
+
+    def _note_progress(self) -> None:
+        if not any(connection.pending_count for connection in self._connections):
+            self._quiet.set()
+        if not self._connections:
+            self._empty.set()
+
+    def publish(self, topic: str, payload: bytes) -> int:
+        """Send to every matching subscriber; returns how many. Never waits.
+
+        Call it after the commit that holds what `payload` tells.
+        """
+        count = 0
+        for connection in list(self._connections):
+            granted = [
+                qos
+                for topic_filter, qos in connection.subscriptions.items()
+                if matches(topic_filter, topic)
+            ]
+            if granted and not connection.closing:
+                count += connection.send(Publish(topic, payload, max(granted)))
+        return count
+
+    # What connections ask of the listener
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection; False when there are too many."""
+        full = self.closing or len(self._connections) >= self.limits.connections_max
+        if not full:
+            self._connections.add(connection)
+        return not full
+
+    def register(self, connection: Connection) -> None:
+        """Give the session to `connection`; an earlier holder is disconnected."""
+        key = (connection.user, connection.client_id)
+        earlier = self._sessions.get(key)
+        self._sessions[key] = connection
+        if earlier is not None:
+            earlier.disconnect(Code.SESSION_TAKEN_OVER, "the client connected again")
+
+    def assign_client_id(self) -> str:
+        """A client id that no session has."""
+        self._assigned_count += 1
+        return f"iomt-assigned-{self._assigned_count}"
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        key = (connection.user, connection.client_id)
+        if self._sessions.get(key) is connection:
+            del self._sessions[key]
+        if self.closing:
+            self._note_progress()
+
+    def flush_soon(self, connection: Connection) -> None:
+        """Flush at the end of this loop turn, with all others that were touched."""
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        touched, self._to_flush = self._to_flush, []
+        for connection in touched:
+            connection.flush()
+        if self.closing:
+            self._note_progress()
+
+    def wait_for_relief(self, connection: Connection) -> None:
+        """Call its `relieved` when the door takes messages; in order of asking."""
+        self._congested.append(connection)
+        if self._relief is None or self._relief.done():
+            self._relief = asyncio.create_task(self._wake_all(), name="mqtt relief")
+
+    async def _wake_all(self) -> None:
+        while self._congested:
+            await self.door.relieved()
+            # One that fills the door again goes to the end of the queue.
+            while self._congested and not self.door.congested:
+                self._congested.popleft().relieved()
+            await asyncio.sleep(0)
+
+
+__all__ = [
+    "PAYLOAD_KEPT_SIZE",
+    "PAYLOAD_SIZE_MAX",
+    "Authenticate",
+    "Limits",
+    "MqttListener",
+    "RateLimitedLog",
+]

@@ -1,0 +1,1 @@
+"""What is durable: one SQLite file, the sealed frames in it, and the full tiles."""

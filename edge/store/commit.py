@@ -1,0 +1,541 @@
+"""The one transaction: everything that a commit makes durable, or nothing.
+
+A Batch is collected on the event loop by the intake and handed to the Writer, which
+runs on a thread of its own and alone owns the writing connection and the edge of the
+log. The Writer turns records into leaves and frames, appends the entries, signs the
+checkpoint and puts all of it into one SQLite transaction:
+
+    batches, frames, episodes, entries, edge, tiles, checkpoint, sequences,
+    quarantine, counters, outbox, contract_state, and the changes of an administrator
+
+After the transaction the tiles that became full are written as files; their rows go
+with the next transaction. A crash in between writes the same files again at the start.
+Any failure here is a DurabilityError and the process must stop: what SQLite or the
+kernel then believes is not ours to guess.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import apsw
+
+from edge import cbor
+from edge.errors import DurabilityError, IntegrityError, RejectError
+from edge.ledger import batch as ledger_batch
+from edge.ledger import core, note, tiles, tlog
+from edge.model import Kind, Record
+from edge.store import vault
+from edge.store.database import FRAME_BITS, TILE_DIRECTORY, meta, rows
+from edge.store.tile_files import write_once
+
+BOOT_ID_SIZE = 16
+EPISODE_MS = 24 * 3600 * 1000
+EPISODE_UNASSIGNED_MS = 3600 * 1000
+EPISODES_KEPT_MAX = 4096
+WAL_CHECKPOINT_PAGES = 1000
+QUARANTINE_TOTAL_BYTES_MAX = 64 << 20
+SqlValue: TypeAlias = int | str | bytes | None
+
+
+class Class(IntEnum):
+    """Retention classes: which frames a policy may remove apart from others."""
+
+    GATEWAY = 0
+    READINGS = 1
+    EVENTS = 2
+
+
+class Slot(NamedTuple):
+    """Whose frame a record belongs into; 0 stands for none (then the gateway's)."""
+
+    device: int
+    assignment: int
+    patient: int
+    retention: Class
+
+
+GATEWAY_SLOT = Slot(0, 0, 0, Class.GATEWAY)
+
+
+class Refusal(NamedTuple):
+    """A refused message on its way into quarantine."""
+
+    principal: str
+    device: str
+    stream: str
+    reason: str
+    detail: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one commit will hold; collected by the intake, in the order of arrival.
+
+    `records[i]` becomes leaf i + 1, for leaf 0 is the count. `counts` are added to the
+    counters; `sequences` maps a device's id to its dedupe state; `outbox` holds (kind,
+    leaf); `statements` are the changes of an administrator.
+    """
+
+    number: int
+    records: list[bytes] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    sequences: dict[int, bytes] = field(default_factory=dict)
+    outbox: list[tuple[str, int]] = field(default_factory=list)
+    outbox_done: int = 0
+    statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
+    contract_state: bytes | None = None
+    size: int = 0
+    time_ms: int = 0
+    clock_synced: bool = False
+
+    @property
+    def message_count(self) -> int:
+        """How many messages wait for this commit."""
+        return self.counts["received"]
+
+    @property
+    def has_leaves(self) -> bool:
+        """Whether the commit needs a batch entry, and not only public ones."""
+        return bool(self.records or self.counts)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self.records or self.counts or self.entries or self.statements)
+
+    def add(self, record: Record, slot: Slot) -> int:
+        """Append a record; returns its leaf index."""
+        encoded = record.encode()
+        self.records.append(encoded)
+        self.slots.append(slot)
+        self.size += len(encoded)
+        return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit that is durable."""
+
+    tree_size: int
+    batch_id: int | None
+    outbox_last: int
+
+
+@dataclass(slots=True)
+class _Episode:
+    id: int
+    ref: bytes
+    key: bytes
+    until_ms: int
+
+
+@dataclass(slots=True)
+class _Frame:
+    episode: _Episode
+    retention: Class
+    salt_key: bytes
+    records: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def frame_associated(boot: bytes, number: int, episode: bytes, retention: int) -> bytes:
+    """The associated data of a frame: where in the ledger it belongs."""
+    return cbor.encode([boot, number, episode, retention])
+
+
+def episode_associated(ref: bytes, patient: int) -> bytes:
+    """The associated data of a wrapped episode key."""
+    return cbor.encode(["episode", ref, patient])
+
+
+def patient_associated(ref: bytes, what: str) -> bytes:
+    """The associated data of a patient's wrapped key or sealed name."""
+    return cbor.encode(["patient", ref, what])
+
+
+class Keys:
+    """Unwraps the store's keys with the master key; shared by writer and readers."""
+
+    def __init__(self, master: bytes, connection: apsw.Connection) -> None:
+        self._master = master
+        self._connection = connection
+        wrapped = meta(connection, "gateway_key")
+        if not isinstance(wrapped, bytes):
+            raise IntegrityError("the store has no gateway key")
+        self.gateway = vault.unseal(master, wrapped, b"gateway")
+        self._patients: dict[int, bytes] = {}
+
+    def patient(self, patient: int) -> bytes:
+        """The key of a patient, or the gateway's own for 0."""
+        if patient == 0:
+            return self.gateway
+        key = self._patients.get(patient)
+        if key is None:
+            found = rows(
+                self._connection,
+                "SELECT ref, wrapped FROM patients WHERE id = ?",
+                (patient,),
+            )
+            if not found:
+                raise IntegrityError(f"no key of patient {patient}")
+            [(ref, wrapped)] = found
+            key = vault.unseal(self._master, wrapped, patient_associated(ref, "key"))
+            self._patients[patient] = key
+        return key
+
+    def new_patient(self, ref: bytes) -> bytes:
+        """A fresh patient key, wrapped."""
+        return vault.seal(self._master, vault.new_key(), patient_associated(ref, "key"))
+
+    def tag(self, text: str) -> bytes:
+        """A keyed hash to look a name up by, without storing the name."""
+        return hmac.digest(self.gateway, b"tag" + text.encode(), "sha256")
+
+
+def load_edge(connection: apsw.Connection, size: int) -> tiles.TileEdge:
+    """The right edge of the log of this size; RejectError where rows are missing."""
+    entries = rows(
+        connection,
+        "SELECT body FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+        (size - size % tiles.TILE_WIDTH, size),
+    )
+    upper = rows(connection, "SELECT hashes FROM edge ORDER BY level")
+    partial = [b"".join(tlog.leaf_hash(body) for (body,) in entries)]
+    partial += [hashes for (hashes,) in upper]
+    return tiles.TileEdge.load(size, partial[: tiles.levels(size)])
+
+
+def create(connection: apsw.Connection, origin: str, master: bytes) -> None:
+    """Fill in a new store's meta rows; the epoch start entry is the first commit."""
+    with connection:
+        for key, value in (
+            ("origin", origin),
+            ("gateway_key", vault.seal(master, vault.new_key(), b"gateway")),
+        ):
+            connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+
+class Writer:
+    """The log's one writer; every method runs on the writer thread."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        directory: Path,
+        keys: Keys,
+        verifier: note.Verifier,
+        sign: Callable[[bytes], bytes],
+        boot_id: bytes,
+        quarantine_quota: int,
+    ) -> None:
+        self._connection = connection
+        self._directory = directory / TILE_DIRECTORY
+        self._keys = keys
+        self._verifier = verifier
+        self._sign = sign
+        self._boot_id = boot_id
+        self._quarantine_quota = quarantine_quota
+        self._episodes: dict[tuple[int, int, int], _Episode] = {}
+        self._flushed_size = 0  # leaves whose bundles and tiles are durable files
+        self._wal_pages = 0
+        connection.set_wal_hook(self._note_wal)
+        self._edge = self._load_edge()
+
+    @property
+    def tree_size(self) -> int:
+        """How many entries the log has."""
+        return self._edge.size
+
+    # ---- Start ----
+
+    def _load_edge(self) -> tiles.TileEdge:
+        """Recompute the head from what is stored; check it against the checkpoint."""
+        stored = rows(self._connection, "SELECT size, note FROM checkpoint")
+        if not stored:
+            return tiles.TileEdge()
+        [(size, signed)] = stored
+        try:
+            opened = note.open_note(signed, [self._verifier], core.verify)
+            checkpoint = note.parse_checkpoint(opened.text)
+            edge = load_edge(self._connection, size)
+        except RejectError as error:
+            raise IntegrityError(f"the stored head is damaged: {error}") from error
+        if (checkpoint.size, checkpoint.root) != (size, edge.root()):
+            raise IntegrityError(
+                f"the stored entries do not lead to the checkpoint of size {size}"
+            )
+        return edge
+
+    def recover(self) -> None:
+        """Write the tiles that a crash may have kept from their files."""
+        self._flush_tiles()
+
+    # ---- Commit ----
+
+    def commit(self, batch: Batch) -> Committed:
+        """Make the batch durable; DurabilityError when that is not certain."""
+        try:
+            with self._connection:
+                committed = self._write(batch)
+            self._flush_tiles()
+            self._checkpoint_wal()
+        except (apsw.Error, OSError) as error:
+            raise DurabilityError(f"commit: {error}") from error
+        return committed
+
+    def _write(self, batch: Batch) -> Committed:
+        execute = self._connection.execute
+        for sql, values in batch.statements:
+            execute(sql, values)
+        entries = list(batch.entries)
+        batch_id = None
+        if batch.has_leaves:
+            body, leaves, frames = self._seal(batch)
+            execute(
+                "INSERT INTO batches (boot, number, time_ms, entry, body, leaves) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    self._boot_id,
+                    batch.number,
+                    batch.time_ms,
+                    self._edge.size + len(entries),
+                    body,
+                    leaves,
+                ),
+            )
+            batch_id = self._connection.last_insert_rowid()
+            self._connection.executemany(
+                "INSERT INTO frames VALUES (?, ?, ?, ?)",
+                [
+                    (batch_id << FRAME_BITS | place, *frame)
+                    for place, frame in enumerate(frames)
+                ],
+            )
+            entries.append(body)
+        self._append(entries, batch.time_ms)
+        outbox_last = self._write_side_tables(batch, batch_id)
+        return Committed(self._edge.size, batch_id, outbox_last)
+
+    def _append(self, entries: list[bytes], time_ms: int) -> None:
+        """Entries, tiles and the signed checkpoint over them."""
+        execute = self._connection.execute
+        first = self._edge.size
+        levels_changed = 0
+        for place, body in enumerate(entries):
+            execute("INSERT INTO entries VALUES (?, ?)", (first + place, body))
+            full = self._edge.append(tlog.leaf_hash(body))
+            for tile in full:
+                execute(
+                    "INSERT INTO tiles VALUES (?, ?, ?)",
+                    (tile.level, tile.index, tile.content),
+                )
+            levels_changed = max(levels_changed, len(full))
+        if levels_changed:
+            for level, hashes in enumerate(self._edge.dump()[1:], start=1):
+                execute("INSERT OR REPLACE INTO edge VALUES (?, ?)", (level, hashes))
+        if entries:
+            checkpoint = note.Checkpoint(
+                self._verifier.name, self._edge.size, self._edge.root()
+            )
+            signed = note.sign_note(checkpoint.text, self._verifier, self._sign)
+            execute(
+                "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?)",
+                (self._edge.size, time_ms, signed),
+            )
+        if self._flushed_size:
+            execute("DELETE FROM entries WHERE idx < ?", (self._flushed_size,))
+            execute(
+                "DELETE FROM tiles WHERE (idx + 1) << (8 * (level + 1)) <= ?",
+                (self._flushed_size,),
+            )
+            self._flushed_size = 0
+
+    def _seal(self, batch: Batch) -> tuple[bytes, bytes, list[tuple[int, int, bytes]]]:
+        """(batch entry, padded leaf hashes, [(episode, class, sealed frame)])."""
+        count = Record(
+            kind=Kind.COUNT,
+            received_ms=batch.time_ms,
+            original=cbor.encode(
+                {
+                    1: len(batch.records) + 1,
+                    2: batch.counts["received"],
+                    3: batch.counts["committed"],
+                    4: batch.counts["duplicates"],
+                    5: batch.counts["refused"],
+                }
+            ),
+        )
+        records = [count.encode(), *batch.records]
+        frames: dict[Slot, _Frame] = {}
+        salted = bytearray()
+        ends = array("Q")
+        for index, (record, slot) in enumerate(
+            zip(records, [GATEWAY_SLOT, *batch.slots], strict=True)
+        ):
+            frame = frames.get(slot)
+            if frame is None:
+                episode = self._episode(slot, batch.time_ms)
+                frame = _Frame(episode, slot.retention, vault.new_key())
+                frames[slot] = frame
+            frame.records.append((index, record))
+            salted += ledger_batch.salt(frame.salt_key, index)
+            salted += record
+            ends.append(len(salted))
+        hashes = core.leaf_hashes(salted, ends) or b""
+        missing = (1 << (len(records) - 1).bit_length()) - len(records)
+        leaves = hashes + os.urandom(missing * tlog.HASH_SIZE)
+        body = ledger_batch.Batch(
+            boot_id=self._boot_id,
+            number=batch.number,
+            time_ms=batch.time_ms,
+            synchronised=batch.clock_synced,
+            root=core.tree_root(leaves),
+        ).encode()
+        return body, leaves, [self._seal_frame(batch, one) for one in frames.values()]
+
+    def _seal_frame(self, batch: Batch, frame: _Frame) -> tuple[int, int, bytes]:
+        plain = cbor.encode([frame.salt_key, frame.records])
+        associated = frame_associated(
+            self._boot_id, batch.number, frame.episode.ref, frame.retention
+        )
+        sealed = vault.seal(frame.episode.key, plain, associated)
+        return frame.episode.id, frame.retention, sealed
+
+    def _episode(self, slot: Slot, time_ms: int) -> _Episode:
+        """The open episode of a slot; a new key when there is none or it is too old."""
+        place = (slot.device, slot.assignment, slot.patient)
+        episode = self._episodes.get(place)
+        if episode is not None and time_ms < episode.until_ms:
+            return episode
+        if len(self._episodes) >= EPISODES_KEPT_MAX:
+            self._episodes.clear()
+        ref, key = os.urandom(BOOT_ID_SIZE), vault.new_key()
+        until_ms = time_ms + (EPISODE_MS if slot.patient else EPISODE_UNASSIGNED_MS)
+        wrapped = vault.seal(
+            self._keys.patient(slot.patient), key, episode_associated(ref, slot.patient)
+        )
+        self._connection.execute(
+            "INSERT INTO episodes (ref, device, assignment, patient, wrapped, "
+            "opened_ms, until_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (ref, *place, wrapped, time_ms, until_ms),
+        )
+        episode = _Episode(self._connection.last_insert_rowid(), ref, key, until_ms)
+        self._episodes[place] = episode
+        return episode
+
+    def _write_side_tables(self, batch: Batch, batch_id: int | None) -> int:
+        """Everything beside ledger and frames; returns the last outbox row, or 0."""
+        many = self._connection.executemany
+        many("INSERT OR REPLACE INTO sequences VALUES (?, ?)", batch.sequences.items())
+        for refusal in batch.refusals:
+            self._write_refusal(refusal, batch)
+        many(
+            "INSERT INTO counters VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+            list(batch.counts.items()),
+        )
+        if batch.contract_state is not None:
+            sealed = vault.seal(self._keys.gateway, batch.contract_state, b"contracts")
+            self._connection.execute(
+                "INSERT OR REPLACE INTO contract_state VALUES (1, ?, ?)",
+                (batch_id, sealed),
+            )
+        if batch.outbox_done:
+            self._connection.execute(
+                "DELETE FROM outbox WHERE id <= ?", (batch.outbox_done,)
+            )
+        many(
+            "INSERT INTO outbox (kind, batch, leaf) VALUES (?, ?, ?)",
+            [(kind, batch_id, leaf) for kind, leaf in batch.outbox],
+        )
+        return self._connection.last_insert_rowid() if batch.outbox else 0
+
+    def _write_refusal(self, refusal: Refusal, batch: Batch) -> None:
+        """Quarantine with a quota for each sender; what has to go is counted."""
+        execute = self._connection.execute
+        tag = self._keys.tag(refusal.principal)[:BOOT_ID_SIZE]
+        sealed = vault.seal(
+            self._keys.gateway, cbor.encode(list(refusal)), b"quarantine"
+        )
+        execute(
+            "INSERT INTO quarantine (time_ms, principal, reason, size, sealed) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (batch.time_ms, tag, refusal.reason, len(sealed), sealed),
+        )
+        for condition, values, quota in (
+            ("WHERE principal = ?", (tag,), self._quarantine_quota),
+            ("", (), QUARANTINE_TOTAL_BYTES_MAX),
+        ):
+            while True:
+                [(total, oldest)] = rows(
+                    self._connection,
+                    f"SELECT TOTAL(size), MIN(id) FROM quarantine {condition}",  # noqa: S608
+                    values,
+                )
+                if total <= quota:
+                    break
+                execute("DELETE FROM quarantine WHERE id = ?", (oldest,))
+                batch.counts["quarantine-evicted"] += 1
+
+    # ---- After the commit ----
+
+    def _flush_tiles(self) -> None:
+        """Write the full tiles and bundles that are still rows as files."""
+        unwritten = rows(
+            self._connection,
+            "SELECT level, idx, body FROM tiles ORDER BY idx, level",
+        )
+        for level, index, body in unwritten:
+            if level == 0:
+                first = index * tiles.TILE_WIDTH
+                entries = rows(
+                    self._connection,
+                    "SELECT body FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+                    (first, first + tiles.TILE_WIDTH),
+                )
+                bundle = tiles.encode_bundle(body for (body,) in entries)
+                write_once(self._directory, tiles.entries_path(index), bundle)
+            write_once(self._directory, tiles.tile_path(level, index), body)
+        if unwritten:
+            self._flushed_size = self._edge.size - self._edge.size % tiles.TILE_WIDTH
+
+    def _note_wal(self, _connection: object, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint_wal(self) -> None:
+        """Bring the WAL into the database file once it is long enough; never blocks."""
+        if self._wal_pages >= WAL_CHECKPOINT_PAGES:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def mark(self, values: Mapping[str, SqlValue]) -> None:
+        """Set meta rows in a transaction of their own (None removes)."""
+        try:
+            with self._connection:
+                for key, value in values.items():
+                    if value is None:
+                        self._connection.execute(
+                            "DELETE FROM meta WHERE key = ?", (key,)
+                        )
+                    else:
+                        self._connection.execute(
+                            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)
+                        )
+        except apsw.Error as error:
+            raise DurabilityError(f"mark: {error}") from error
+
+    def close(self) -> None:
+        """Close the connection; the last one folds the WAL into the file."""
+        self._connection.close()

@@ -1,0 +1,181 @@
+"""The one SQLite file: its tables, and how connections to it are opened.
+
+WAL with synchronous=FULL: a commit returns after its bytes are flushed. Checkpoints of
+the WAL are not automatic (they would run inside a commit that a device waits for); the
+writer does them between commits. There is one writing connection, on its own thread,
+in the one process that holds the directory's lock; readers open the file read-only.
+
+    meta         settings of the store: origin, wrapped gateway key, markers
+    batches      one row a commit with records; `leaves` = its padded leaf hashes
+    frames       sealed records; id = batch << 20 | place in the batch
+    episodes     keys of frames, wrapped for their holder (patient 0 = the gateway)
+    devices, sequences, patients, assignments
+    entries      log entries whose bundle file is not known to be durable yet
+    edge         partial tiles of level 1 and up (level 0 follows from `entries`)
+    tiles        full tiles whose file is not known to be durable yet
+    checkpoint   the newest signed checkpoint, one row
+    quarantine   refused messages, sealed; counters; outbox; contract_state
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from edge.errors import BusyError, ConfigurationError, DurabilityError
+
+DATABASE_NAME = "gateway.db"
+LOCK_NAME = "gateway.lock"
+TILE_DIRECTORY = "ledger"
+STORE_VERSION = 1
+APPLICATION_ID = 0x496F4D54  # "IoMT"
+FRAME_BITS = 20
+BUSY_TIMEOUT_MS = 5_000
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY, boot BLOB NOT NULL, number INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL, entry INTEGER NOT NULL, body BLOB NOT NULL,
+    leaves BLOB NOT NULL);
+CREATE INDEX batches_number ON batches (number);
+CREATE TABLE frames (
+    id INTEGER PRIMARY KEY, episode INTEGER NOT NULL, class INTEGER NOT NULL,
+    sealed BLOB NOT NULL);
+CREATE INDEX frames_episode ON frames (episode, id);
+CREATE TABLE episodes (
+    id INTEGER PRIMARY KEY, ref BLOB NOT NULL, device INTEGER NOT NULL,
+    assignment INTEGER NOT NULL, patient INTEGER NOT NULL, wrapped BLOB NOT NULL,
+    opened_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL);
+CREATE INDEX episodes_device ON episodes (device);
+CREATE INDEX episodes_patient ON episodes (patient);
+CREATE TABLE devices (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, ref BLOB NOT NULL,
+    kind TEXT NOT NULL, public_key BLOB, address TEXT, added_ms INTEGER NOT NULL,
+    revoked_ms INTEGER);
+CREATE TABLE sequences (device INTEGER PRIMARY KEY, state BLOB NOT NULL);
+CREATE TABLE patients (
+    id INTEGER PRIMARY KEY, ref BLOB NOT NULL, tag BLOB NOT NULL UNIQUE,
+    sealed_name BLOB NOT NULL, wrapped BLOB NOT NULL, added_ms INTEGER NOT NULL);
+CREATE TABLE assignments (
+    id INTEGER PRIMARY KEY, ref BLOB NOT NULL UNIQUE, device INTEGER NOT NULL,
+    patient INTEGER NOT NULL, from_ms INTEGER NOT NULL, until_ms INTEGER);
+CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
+CREATE TABLE tiles (
+    level INTEGER NOT NULL, idx INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (level, idx)) WITHOUT ROWID;
+CREATE TABLE checkpoint (
+    one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL, note BLOB NOT NULL);
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, principal BLOB NOT NULL,
+    reason TEXT NOT NULL, size INTEGER NOT NULL, sealed BLOB NOT NULL);
+CREATE INDEX quarantine_principal ON quarantine (principal, id);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, batch INTEGER NOT NULL,
+    leaf INTEGER NOT NULL);
+CREATE TABLE contract_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), batch INTEGER NOT NULL,
+    sealed BLOB NOT NULL);
+"""
+
+
+@contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Hold the data directory; BusyError where another process does."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise BusyError(
+                f"{directory} is in use by another gateway"
+                + (f" (process {holder})" if holder else "")
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_writer(directory: Path) -> apsw.Connection:
+    """The writing connection; makes the tables in a new file.
+
+    The caller holds the directory's lock. ConfigurationError for a file of another
+    version or another program, DurabilityError where SQLite cannot open it.
+    """
+    path = directory / DATABASE_NAME
+    try:
+        connection = apsw.Connection(str(path))
+        path.chmod(0o600)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        version = connection.pragma("user_version")
+        application = connection.pragma("application_id")
+        fresh = version == 0 and application == 0
+        if fresh:
+            connection.pragma("auto_vacuum", "INCREMENTAL")
+        connection.pragma("journal_mode", "WAL")
+        connection.pragma("synchronous", "FULL")
+        connection.pragma("wal_autocheckpoint", 0)
+        connection.pragma("temp_store", "MEMORY")
+        if fresh:
+            with connection:
+                connection.execute(_SCHEMA)
+                connection.pragma("application_id", APPLICATION_ID)
+                connection.pragma("user_version", STORE_VERSION)
+        else:
+            _check_version(path, application, version)
+    except apsw.Error as error:
+        raise DurabilityError(f"{path}: {error}") from error
+    return connection
+
+
+def open_reader(directory: Path) -> apsw.Connection:
+    """A read-only connection, beside a running gateway or without one."""
+    path = directory / DATABASE_NAME
+    if not path.exists():
+        raise ConfigurationError([f"{directory}: holds no gateway's data"])
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        _check_version(
+            path,
+            connection.pragma("application_id"),
+            connection.pragma("user_version"),
+        )
+    except apsw.Error as error:
+        raise DurabilityError(f"{path}: {error}") from error
+    return connection
+
+
+def rows(
+    connection: apsw.Connection, sql: str, values: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    """All rows of a query; the statement alone knows the columns' types."""
+    return connection.execute(sql, tuple(values)).fetchall()
+
+
+def meta(connection: apsw.Connection, key: str) -> int | str | bytes | None:
+    """A setting of the store, None where it was never set."""
+    found = rows(connection, "SELECT value FROM meta WHERE key = ?", (key,))
+    return found[0][0] if found else None
+
+
+def _check_version(path: Path, application: object, version: object) -> None:
+    if application != APPLICATION_ID:
+        raise ConfigurationError([f"{path}: not a gateway's database"])
+    if version != STORE_VERSION:
+        raise ConfigurationError(
+            [f"{path}: of version {version}; this program knows {STORE_VERSION}"]
+        )

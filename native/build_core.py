@@ -1,0 +1,49 @@
+"""Builds edge.ledger._core, the C core, with cffi; setup.py names `ffi` below.
+
+The declarations repeat iomt_core.h, where their contract stands; a compiler checks one
+against the other when it builds. No flag names a CPU: each backend asks for its
+instructions in its own file, and the module chooses when it is imported.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+NATIVE = Path(__file__).resolve().parent
+ROOT = NATIVE.parent
+
+ffi = FFI()
+ffi.cdef(
+    """
+    typedef struct iomt_backend iomt_backend;
+
+    const iomt_backend *iomt_backend_at(size_t index);
+    int iomt_backend_usable(const iomt_backend *backend);
+    const char *iomt_backend_name(const iomt_backend *backend);
+    size_t iomt_backend_lanes(const iomt_backend *backend);
+    const char *iomt_compiler(void);
+
+    void iomt_sha256(const iomt_backend *backend, const uint8_t *message, size_t size,
+                     uint8_t *digest);
+    size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records,
+                            size_t size, const void *ends, size_t count,
+                            uint8_t *hashes);
+    size_t iomt_check_ends(const void *ends, size_t count, size_t size);
+    void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes,
+                        size_t count, uint8_t *root);
+    """
+)
+ffi.set_source(
+    "edge.ledger._core",
+    '#include "iomt_core.h"',
+    # Relative to the project, as setuptools wants them: an absolute path would be
+    # written into the sdist's list of files.
+    sources=sorted(f"native/{source.name}" for source in NATIVE.glob("*.c")),
+    depends=sorted(f"native/{header.name}" for header in NATIVE.glob("*.h")),
+    include_dirs=["native"],
+    extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden"],
+    py_limited_api=True,
+)
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=str(ROOT), verbose=True)

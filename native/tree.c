@@ -1,0 +1,75 @@
+/* The Merkle tree root of RFC 6962 section 2.1 in bounded memory.
+ *
+ * The RFC splits n leaves at the largest power of two below n. The same tree comes out of
+ * pairing neighbours level by level, where a lone last hash moves up unchanged. So the
+ * leaves are taken in pieces of PIECE, a power of two, each reduced level by level (long
+ * runs of independent nodes, which fill a backend's lanes, in memory that stays in the
+ * first cache). Roots of whole pieces are joined as the digits of a binary counter carry:
+ * one pending subtree for each bit of the number of pieces. */
+#include "backend.h"
+#include "bytes.h"
+
+#define PIECE 1024
+
+/* A leaf hash is 2^5 bytes and a piece 2^10 leaves: what memory can hold has fewer bits. */
+#define MAX_PENDING (64 - 5 - 10 + 1)
+
+/* Reduces `count` >= 1 hashes in place to one, at `hashes`. */
+static void reduce(const iomt_backend *backend, uint8_t *hashes, size_t count)
+{
+    while (count > 1) {
+        size_t pairs = count / 2;
+
+        backend->nodes(hashes, pairs, hashes);
+        if (count % 2)
+            memcpy(hashes + pairs * IOMT_HASH_SIZE, hashes + (count - 1) * IOMT_HASH_SIZE,
+                   IOMT_HASH_SIZE);
+        count = pairs + count % 2;
+    }
+}
+
+/* The root of 1 .. PIECE leaf hashes, left at `scratch`, which holds PIECE / 2 hashes. */
+static void piece_root(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
+                       uint8_t *scratch)
+{
+    size_t pairs = count / 2;
+
+    backend->nodes(leaf_hashes, pairs, scratch);
+    if (count % 2)
+        memcpy(scratch + pairs * IOMT_HASH_SIZE, leaf_hashes + (count - 1) * IOMT_HASH_SIZE,
+               IOMT_HASH_SIZE);
+    reduce(backend, scratch, pairs + count % 2);
+}
+
+void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
+                    uint8_t root[IOMT_HASH_SIZE])
+{
+    uint8_t scratch[PIECE / 2 * IOMT_HASH_SIZE];
+    uint8_t pending[(MAX_PENDING + 1) * IOMT_HASH_SIZE]; /* oldest and largest first */
+    size_t held = 0, pieces = count / PIECE, left = count % PIECE;
+
+    if (count == 0) {
+        iomt_sha256(backend, NULL, 0, root);
+        return;
+    }
+    for (size_t done = 1; done <= pieces; done++, leaf_hashes += PIECE * IOMT_HASH_SIZE) {
+        piece_root(backend, leaf_hashes, PIECE, scratch);
+        memcpy(pending + held++ * IOMT_HASH_SIZE, scratch, IOMT_HASH_SIZE);
+        for (size_t carry = done; carry % 2 == 0; carry /= 2) {
+            uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
+
+            backend->nodes(pair, 1, pair);
+            held--;
+        }
+    }
+    if (left > 0) {
+        piece_root(backend, leaf_hashes, left, scratch);
+        memcpy(pending + held++ * IOMT_HASH_SIZE, scratch, IOMT_HASH_SIZE);
+    }
+    for (; held > 1; held--) {
+        uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
+
+        backend->nodes(pair, 1, pair);
+    }
+    memcpy(root, pending, IOMT_HASH_SIZE);
+}
