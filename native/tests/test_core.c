@@ -5,6 +5,7 @@
  * The last line says how many checks passed and failed; the exit code is 0 if none failed. */
 #define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS */
 
+#include "backend.h"
 #include "iomt_core.h"
 
 #include <stdio.h>
@@ -405,6 +406,36 @@ static void test_roots(const iomt_backend *backend, const struct guarded memory[
     }
 }
 
+/* As wide as a backend may be, and content with idle lanes from 5 messages on: the way the
+ * leaves are dealt to lanes is tested here even where no CPU is that wide. */
+static void sixteen_lanes(uint32_t *state, const uint8_t *const *blocks, size_t count)
+{
+    for (size_t i = 0; i < IOMT_MAX_LANES; i++) {
+        uint32_t own[8];
+
+        for (size_t w = 0; w < 8; w++)
+            own[w] = state[w * IOMT_MAX_LANES + i];
+        for (size_t b = 0; b < count; b++)
+            reference_block(own, blocks[i] + 64 * b);
+        for (size_t w = 0; w < 8; w++)
+            state[w * IOMT_MAX_LANES + i] = own[w];
+    }
+}
+
+static void one_lane(uint32_t state[8], const uint8_t *blocks, size_t count)
+{
+    for (size_t b = 0; b < count; b++)
+        reference_block(state, blocks + 64 * b);
+}
+
+static const iomt_backend wide = {
+    .name = "sixteen lanes of the reference",
+    .lanes = IOMT_MAX_LANES,
+    .fewest = 5,
+    .compress = sixteen_lanes,
+    .compress_one = one_lane,
+};
+
 int main(void)
 {
     const struct guarded memory[3] = {
@@ -429,6 +460,10 @@ int main(void)
         test_wrong_ends_are_named(backend);
         test_roots(backend, memory);
     }
+    random_state = 0x9e3779b97f4a7c15;
+    test_leaves_at_awkward_sizes(&wide, memory);
+    test_leaves_of_random_sizes(&wide, memory);
+    test_wrong_ends_are_named(&wide);
     printf("%lu passed, %lu failed\n", passed, failed);
     return failed > 0;
 }
