@@ -1,4 +1,4 @@
-"""The doors: each turns what a device sends into an Arrival and waits for its Outcome."""
+"""The doors: each turns what a device sends into an Arrival and awaits its Outcome."""
 
 from __future__ import annotations
 

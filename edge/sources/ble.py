@@ -71,6 +71,7 @@ class _Link:
     address: str
     device: str
     client: BleakClient | None = None
+    connected: bool = False
     subscribed: list[BleakGATTCharacteristic] = field(default_factory=list)
     waiting: deque[tuple[str, bytes]] = field(default_factory=deque)
     has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -118,8 +119,8 @@ class BleSource:
 
     @property
     def connected(self) -> frozenset[str]:
-        """The addresses, in capitals, that values are being received from."""
-        return frozenset(a for a, link in self._links.items() if link.subscribed)
+        """The addresses, in capitals, that are connected and fully subscribed to."""
+        return frozenset(a for a, link in self._links.items() if link.connected)
 
     @property
     def lost_count(self) -> int:
@@ -224,6 +225,7 @@ class BleSource:
 
     async def _stay_connected(self, link: _Link) -> None:
         await self._connect(link)
+        link.connected = True
         log.info("%s (%s) is connected", link.device, link.address)
         async with asyncio.TaskGroup() as group:
             carry = group.create_task(self._carry(link), name=f"carry-{link.address}")
@@ -363,6 +365,7 @@ class BleSource:
 
     async def _close(self, link: _Link) -> None:
         """Free the connection and say when the next one may begin."""
+        link.connected = False
         link.subscribed.clear()
         backoff = self._backoff(link.address)
         delay_s = self._next_delay_s(backoff) if link.received_count == 0 else 0.0

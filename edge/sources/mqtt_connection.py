@@ -52,6 +52,7 @@ from edge.sources.mqtt_properties import (
     number,
     printable,
 )
+from edge.sources.mqtt_window import SendWindow
 
 if TYPE_CHECKING:
     from edge.sources.mqtt_listener import MqttListener
@@ -60,6 +61,7 @@ PAYLOAD_SIZE_MAX = 65_536  # docs/wire-format.md section 3, check 1
 PAYLOAD_KEPT_SIZE = 1_024  # of a payload that is refused for its size
 REASON_SIZE_MAX = 256  # bytes of a reason string
 CLIENT_ID_LENGTH_MAX = 256  # MQTT 3.1.3.1 asks for 23 at least
+USER_LENGTH_MAX = 64  # as a device's name; it becomes the principal that quotas go by
 ROUTES_KEPT_MAX = 64  # topics a connection need not parse again
 KEEP_ALIVE_FACTOR = 1.5  # MQTT-3.1.2-22
 
@@ -120,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._limits = listener.limits
         self._door = listener.door
         self._loop = asyncio.get_running_loop()
-        self._decoder = Decoder(self._limits.packet_size_max)
+        self._decoder = Decoder(self._limits.connect_size_max)
         self._transport: asyncio.Transport = None  # type: ignore[assignment] # connection_made
         self._timer: asyncio.TimerHandle | None = None
         self._timeout_s = self._limits.connect_timeout_s
@@ -137,10 +139,7 @@ class Connection(asyncio.Protocol):
         self._expiry_s = 0  # of the session, as the peer wished
         self._reasons_wanted = True
         self._peer_packet_size_max = 0xFFFFFFFF
-        self._send_window = self._limits.send_window_max
-        self._sent: set[int] = set()  # our QoS 1 packets without a PUBACK
-        self._sent_last = 0
-        self._unsent: deque[Publish] = deque()  # waiting for room in the window
+        self._window = SendWindow(self._limits.send_window_max)
         self.subscriptions: dict[str, int] = {}
         self.version = 0  # 0 until CONNECT is accepted
         self.client_id = ""
@@ -183,7 +182,6 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self._pending.clear()
         self.subscriptions.clear()
-        self._unsent.clear()
         self._listener.forget(self)
         if self._will is not None and not self._listener.closing:
             will, self._will = self._will, None
@@ -302,7 +300,8 @@ class Connection(asyncio.Protocol):
             case Connect():
                 self._connect(packet)
             case Puback(packet_id):
-                self._acknowledged(packet_id)
+                for ready in self._window.acknowledge(packet_id):
+                    self._write(encode(ready, self.version))
             case Subscribe():
                 self._subscribe(packet)
             case Unsubscribe(packet_id, filters):
@@ -389,18 +388,22 @@ class Connection(asyncio.Protocol):
             raise MqttError(
                 Code.CLIENT_ID_NOT_VALID, "CONNECT: a session without a client id"
             )
-        role = self._listener.authenticate(packet.user or "", packet.password or b"")
+        user = packet.user or ""
+        role = None
+        if len(user) <= USER_LENGTH_MAX:
+            role = self._listener.authenticate(user, packet.password or b"")
         if role not in (mqtt_topics.DEVICE, mqtt_topics.VIEWER):
             raise MqttError(
                 Code.BAD_USER_OR_PASSWORD,
-                f"CONNECT: wrong user name or password for {packet.user or ''!r}"[:160],
+                f"CONNECT: wrong user name or password for {user[:USER_LENGTH_MAX]!r}",
             )
         self._role = role
-        if packet.user:
-            self.user = packet.user
-            self.principal = f"mqtt:{packet.user}"
+        if user:
+            self.user = user
+            self.principal = f"mqtt:{user}"
         self.client_id = client_id or self._listener.assign_client_id()
         self.version = packet.version
+        self._decoder.packet_size_max = self._limits.packet_size_max
         self._will = packet.will
         self._heard = self._loop.time()
         self._set_timer(packet.keep_alive_s * KEEP_ALIVE_FACTOR)
@@ -409,8 +412,8 @@ class Connection(asyncio.Protocol):
         self._peer_packet_size_max = number(
             properties, Property.MAXIMUM_PACKET_SIZE, self._peer_packet_size_max
         )
-        self._send_window = min(
-            self._send_window, number(properties, Property.RECEIVE_MAXIMUM, 0xFFFF)
+        self._window.size = min(
+            self._window.size, number(properties, Property.RECEIVE_MAXIMUM, 0xFFFF)
         )
         self._listener.register(self)
         self._write(encode(Connack(0, False, self._welcome(packet)), self.version))
@@ -519,12 +522,10 @@ class Connection(asyncio.Protocol):
         if len(encode(packet, self.version)) > self._peer_packet_size_max:
             self._listener.log.warning("%s: alert is too large for it", self)
             return False
-        if packet.qos and (self._unsent or len(self._sent) >= self._send_window):
-            self._unsent.append(packet)
-        else:
-            self._send_now(packet)
+        for ready in self._window.offer(packet):
+            self._write(encode(ready, self.version))
         if (
-            len(self._unsent) > self._limits.unsent_max
+            self._window.waiting_count > self._limits.unsent_max
             or self._transport.get_write_buffer_size()
             > self._limits.write_buffer_size_max
         ):
@@ -532,21 +533,6 @@ class Connection(asyncio.Protocol):
             self.closing = True
             self._transport.abort()
         return True
-
-    def _send_now(self, packet: Publish) -> None:
-        if packet.qos:
-            packet_id = self._sent_last % 0xFFFF + 1
-            while packet_id in self._sent:  # ends: the window is smaller than 65,535
-                packet_id = packet_id % 0xFFFF + 1
-            self._sent_last = packet_id
-            self._sent.add(packet_id)
-            packet = Publish(packet.topic, packet.payload, packet.qos, packet_id)
-        self._write(encode(packet, self.version))
-
-    def _acknowledged(self, packet_id: int) -> None:
-        self._sent.discard(packet_id)
-        while self._unsent and len(self._sent) < self._send_window:
-            self._send_now(self._unsent.popleft())
 
     # The end
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,7 +40,8 @@ LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
 
 # Called with user name ("" when anonymous) and password; gives "device", "viewer" or
-# None to refuse. What it gives for ("", b"") is what anonymous peers may do.
+# None to refuse. What it gives for ("", b"") is what anonymous peers may do. It runs on
+# the event loop: a slow password hash belongs behind a cache.
 Authenticate = Callable[[str, bytes], str | None]
 
 
@@ -49,6 +51,7 @@ class Limits:
 
     connections_max: int = 512  # accepted sockets; more are closed at once
     connect_timeout_s: float = 10.0  # from accept (and TLS handshake) to CONNECT
+    connect_size_max: int = 16_384  # bytes, so that strangers cannot fill the memory
     packet_size_max: int = 262_144  # bytes, announced in version 5; more is 0x95
     receive_max: int = 1_024  # QoS 1 in flight, announced and enforced in version 5
     pending_max: int = 2_048  # messages before the commit; then reading stops
@@ -111,7 +114,6 @@ class MqttListener:
         self._to_flush: list[Connection] = []
         self._congested: deque[Connection] = deque()  # wait for the door
         self._relief: asyncio.Task[None] | None = None
-        self._assigned_count = 0
         self._quiet = asyncio.Event()  # while closing: nothing is pending
         self._empty = asyncio.Event()  # while closing: no connection is left
 
@@ -208,9 +210,8 @@ class MqttListener:
             earlier.disconnect(Code.SESSION_TAKEN_OVER, "the client connected again")
 
     def assign_client_id(self) -> str:
-        """A client id that no session has."""
-        self._assigned_count += 1
-        return f"iomt-assigned-{self._assigned_count}"
+        """A client id that no session has, nor a client's from before our restart."""
+        return f"iomt-{secrets.token_hex(8)}"
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""

@@ -71,7 +71,7 @@ class Connack:
 
 
 # Not frozen: it is made for every reading, and a frozen dataclass of seven fields takes
-# three times as long to make. Nobody changes one all the same.
+# four times as long to make. Nobody changes one all the same.
 @dataclass(slots=True)
 class Publish:
     """Section 3.3. `packet_id` is 0 at QoS 0."""

@@ -1,0 +1,782 @@
+"""BleSource on virtual Bluetooth devices, through HCI on loopback TCP as in the demo.
+
+Everything above bleak's public interface is what runs on a Pi; below it, our Bumble
+backend talks to a Bumble controller whose radio link the test owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import pytest
+from bleak import BleakClient, BleakScanner
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.client import BaseBleakClient
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
+from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
+from bleak.exc import BleakError, BleakGATTProtocolError
+from bleak.uuids import normalize_uuid_str
+from bumble import hci
+from bumble.att import ATT_Error
+from bumble.controller import Controller
+from bumble.core import UUID, AdvertisingData
+from bumble.device import Device, DeviceConfiguration
+from bumble.gatt import Characteristic, CharacteristicValue, Service
+from bumble.link import LocalLink
+from bumble.transport.common import PacketParser, Transport
+
+from edge.errors import ConfigurationError, Reason
+from edge.model import Arrival, Outcome, Source, Verdict
+from edge.sources.ble import BleSource, Limits
+from edge.sources.ble_hci import attach
+
+FAST = Limits(
+    connect_timeout_s=3,
+    backoff_first_s=0.02,
+    backoff_max_s=0.1,
+    check_s=0.05,
+    grace_s=0.15,
+    waiting_count_max=8,
+)
+NOTIFY = Characteristic.Properties.NOTIFY
+INDICATE = Characteristic.Properties.INDICATE
+READ = Characteristic.Properties.READ
+STRAP = "F1:00:00:00:00:01"
+OXIMETER = "F1:00:00:00:00:02"
+STRANGER = "F1:00:00:00:00:03"
+
+
+class Intake:
+    """A door that commits at once, unless it is told that it is full."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrival] = []
+        self.outcome = Outcome(Verdict.COMMITTED)
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def congested(self) -> bool:
+        return not self._room.is_set()
+
+    def fill(self) -> None:
+        self._room.clear()
+
+    def empty(self) -> None:
+        self._room.set()
+
+    def submit(self, arrival: Arrival) -> None:
+        assert not self.congested, "submitted while the door was congested"
+        self.arrivals.append(arrival)
+        asyncio.get_running_loop().call_soon(arrival.settle, self.outcome)
+
+    async def relieved(self) -> None:
+        await self._room.wait()
+
+    def has(self, payload: str) -> bool:
+        return payload in self.payloads()
+
+    def payloads(self) -> list[str]:
+        return [arrival.payload.hex() for arrival in self.arrivals]
+
+
+@dataclass
+class Peripheral:
+    """A virtual device and the characteristics it notifies, by short UUID."""
+
+    device: Device
+    values: dict[str, Characteristic[bytes]]
+
+    async def send(self, uuid: str, value: str) -> None:
+        characteristic = self.values[uuid]
+        octets = bytes.fromhex(value)
+        if characteristic.properties & NOTIFY:
+            await self.device.notify_subscribers(characteristic, octets)
+        else:
+            await self.device.indicate_subscribers(characteristic, octets)
+
+    def subscribed(self, uuid: str) -> bool:
+        server = self.device.gatt_server
+        return any(
+            server.read_cccd(connection, self.values[uuid]) != bytes(2)
+            for connection in self.device.connections.values()
+        )
+
+    async def hang_up(self) -> None:
+        for connection in list(self.device.connections.values()):
+            await connection.disconnect()
+
+
+@dataclass
+class Radio:
+    """The link, the port where its spare controller is served, and that connection."""
+
+    link: LocalLink
+    port: int = 0
+    hosts: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"tcp-client:127.0.0.1:{self.port}"
+
+    def has_hosts(self, count: int) -> bool:
+        return len(self.hosts) >= count
+
+    def unplug(self) -> None:
+        self.hosts[-1].transport.abort()
+
+    async def peripheral(
+        self, address: str, services: dict[int, list[Characteristic[bytes]]]
+    ) -> Peripheral:
+        controller = Controller(address, link=self.link)
+        wire = Transport(controller, controller)
+        device = Device.from_config_with_hci(
+            DeviceConfiguration(
+                name=address,
+                address=hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS),
+                advertising_interval_min=20,
+                advertising_interval_max=20,
+            ),
+            wire.source,
+            wire.sink,
+        )
+        device.advertising_data = bytes(
+            AdvertisingData(
+                [
+                    (AdvertisingData.COMPLETE_LOCAL_NAME, b"virtual"),
+                    (
+                        AdvertisingData.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS,
+                        b"".join(uuid.to_bytes(2, "little") for uuid in services),
+                    ),
+                    (AdvertisingData.MANUFACTURER_SPECIFIC_DATA, b"\xff\xff\x2a"),
+                    (AdvertisingData.TX_POWER_LEVEL, b"\xfc"),
+                ]
+            )
+        )
+        device.add_services(
+            [
+                Service(UUID.from_16_bits(uuid), characteristics)
+                for uuid, characteristics in services.items()
+            ]
+        )
+        await device.power_on()
+        await device.start_advertising(auto_restart=True)
+        values = {
+            characteristic.uuid.to_hex_str().lower(): characteristic
+            for characteristics in services.values()
+            for characteristic in characteristics
+        }
+        return Peripheral(device, values)
+
+    async def strap(self, address: str = STRAP) -> Peripheral:
+        return await self.peripheral(
+            address, {0x180D: [pushing(0x2A37, NOTIFY)], 0x180F: [pushing(0x2A19)]}
+        )
+
+
+def pushing(
+    uuid: int, how: Characteristic.Properties = NOTIFY
+) -> Characteristic[bytes]:
+    return Characteristic(UUID.from_16_bits(uuid), how, Characteristic.READABLE, b"")
+
+
+@pytest.fixture
+async def radio() -> AsyncIterator[Radio]:
+    """A link whose spare controller is served over TCP, a new one for each host."""
+    radio = Radio(LocalLink())
+
+    class Sink:
+        def __init__(self, writer: asyncio.StreamWriter) -> None:
+            self.writer = writer
+
+        def on_packet(self, packet: bytes) -> None:
+            if not self.writer.is_closing():
+                self.writer.write(packet)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        radio.hosts.append(writer)
+        controller = Controller(f"spare-{len(radio.hosts)}", link=radio.link)
+        controller.set_packet_sink(Sink(writer))
+        parser = PacketParser(controller)
+        with contextlib.suppress(ConnectionError):
+            while frames := await reader.read(65536):
+                parser.feed_data(frames)
+        for connection in list(controller.le_connections.values()):
+            controller.on_hci_disconnect_command(
+                hci.HCI_Disconnect_Command(
+                    connection_handle=connection.handle, reason=0x13
+                )
+            )
+        controller.set_packet_sink(None)
+        radio.link.remove_controller(controller)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    radio.port = server.sockets[0].getsockname()[1]
+    yield radio
+    server.close()
+    for writer in radio.hosts:
+        writer.transport.abort()
+    await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool], what: str, limit_s: float = 5) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    radio: Radio, intake: Intake, enrolled: dict[str, str], limits: Limits = FAST
+) -> AsyncIterator[BleSource]:
+    async with attach(radio.address) as (scanner, client):
+        source = BleSource(
+            intake,
+            lambda: enrolled,
+            scanner_backend=scanner,
+            client_backend=client,
+            limits=limits,
+        )
+        task = asyncio.create_task(source.run(), name="ble")
+        try:
+            yield source
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    left = [t.get_name() for t in asyncio.all_tasks() if t.get_name()[:3] == "ble"]
+    assert left == []
+
+
+async def test_values_arrive_as_they_were_sent_from_every_known_characteristic(
+    radio: Radio,
+) -> None:
+    """Notified and indicated, two devices at once, with addresses in either case."""
+    strap = await radio.strap()
+    oximeter = await radio.peripheral(
+        OXIMETER,
+        {0x1822: [pushing(0x2A5F), pushing(0x2A5E, INDICATE), pushing(0x2A60, READ)]},
+    )
+    intake = Intake()
+    enrolled = {STRAP.lower(): "bed-7-heart", OXIMETER: "bed-8-finger"}
+    async with running(radio, intake, enrolled) as source:
+        await until(
+            lambda: source.connected == frozenset({STRAP, OXIMETER}), "both connected"
+        )
+        await strap.send("2a37", "164800040004")
+        await strap.send("2a19", "5e")
+        await oximeter.send("2a5f", "0061004800")
+        await oximeter.send("2a5e", "0062004900")
+        await until(lambda: len(intake.arrivals) == 4, "four values")
+    said = {(a.device, a.stream, a.payload.hex(), a.principal) for a in intake.arrivals}
+    assert said == {
+        ("bed-7-heart", "2a37", "164800040004", f"ble:{STRAP}"),
+        ("bed-7-heart", "2a19", "5e", f"ble:{STRAP}"),
+        ("bed-8-finger", "2a5f", "0061004800", f"ble:{OXIMETER}"),
+        ("bed-8-finger", "2a5e", "0062004900", f"ble:{OXIMETER}"),
+    }
+    assert {(a.source, a.link, a.user, a.refusal) for a in intake.arrivals} == {
+        (Source.BLE, "ble", None, None)
+    }
+    await until(lambda: not strap.device.connections, "the strap is free again")
+
+
+async def test_a_device_that_disconnects_and_advertises_again_goes_on(
+    radio: Radio,
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        for value in ("0041", "0042", "0043"):
+            await until(lambda: source.connected == {STRAP}, "connected")
+            await strap.send("2a37", value)
+            await until(partial(intake.has, value), f"{value} arrived")
+            await strap.hang_up()
+            await until(lambda: not source.connected, "the loss is noticed")
+    assert intake.payloads() == ["0041", "0042", "0043"]
+
+
+async def test_nobody_connects_to_a_device_that_is_not_enrolled(radio: Radio) -> None:
+    """It may be a stranger's; and one that is revoked is let go at once."""
+    strap = await radio.strap()
+    stranger = await radio.strap(STRANGER)
+    connections: list[object] = []
+    stranger.device.on("connection", connections.append)
+    enrolled = {STRAP: "strap"}
+    async with running(radio, Intake(), enrolled) as source:
+        await until(lambda: source.connected == {STRAP}, "connected")
+        await asyncio.sleep(0.2)  # ten of the stranger's advertisements
+        assert connections == []
+        del enrolled[STRAP]
+        await until(lambda: not strap.device.connections, "the revoked one is let go")
+        await asyncio.sleep(0.1)
+        assert source.connected == frozenset()
+        enrolled[STRANGER] = "known-now"
+        await until(lambda: source.connected == {STRANGER}, "the new one is served")
+
+
+async def test_a_short_jam_of_the_intake_costs_no_value_and_no_order(
+    radio: Radio,
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        await until(lambda: source.connected == {STRAP}, "connected")
+        sent = [f"00{40 + i:02x}" for i in range(9)]
+        await strap.send("2a37", sent[0])
+        await until(lambda: len(intake.arrivals) == 1, "the first value")
+        intake.fill()
+        for value in sent[1:8]:
+            await strap.send("2a37", value)
+        await asyncio.sleep(0.05)
+        assert intake.payloads() == sent[:1]
+        intake.empty()
+        await strap.send("2a37", sent[8])
+        await until(lambda: len(intake.arrivals) == 9, "all of them")
+        assert strap.subscribed("2a37")
+        assert source.lost_count == 0
+    assert intake.payloads() == sent
+
+
+async def test_a_long_jam_unsubscribes_the_device_until_there_is_room(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that keeps its readings while nobody listens loses none this way."""
+    strap = await radio.strap()
+    intake = Intake()
+    with caplog.at_level(logging.INFO, "edge.ble"):
+        async with running(radio, intake, {STRAP: "strap"}) as source:
+            await until(lambda: strap.subscribed("2a37"), "subscribed")
+            intake.fill()
+            await strap.send("2a37", "0041")
+            await until(lambda: not strap.subscribed("2a37"), "pushed back")
+            assert strap.device.connections, "still connected"
+            assert intake.arrivals == []
+            intake.empty()
+            await until(lambda: strap.subscribed("2a37"), "subscribed again")
+            await strap.send("2a37", "0042")
+            await until(lambda: len(intake.arrivals) == 2, "both values")
+            assert source.lost_count == 0
+    assert intake.payloads() == ["0041", "0042"]
+    assert "strap: unsubscribed, the intake is full" in caplog.messages
+
+
+async def test_values_beyond_the_bound_are_counted_and_logged_not_silent(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        intake.fill()
+        for i in range(11):  # three more than may wait
+            await strap.send("2a37", f"00{i:02x}")
+        await until(lambda: source.lost_count == 3, "three are counted")
+        intake.empty()
+        await until(lambda: len(intake.arrivals) == 8, "the others")
+        await until(lambda: "strap: 3 values were lost" in caplog.messages, "logged")
+    assert intake.payloads() == [f"00{i:02x}" for i in range(8)]
+
+
+async def test_a_device_that_leaves_during_a_jam_leaves_its_values_behind(
+    radio: Radio,
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        intake.fill()
+        await strap.send("2a37", "0041")
+        await asyncio.sleep(0.02)
+        await strap.hang_up()
+        await until(lambda: not source.connected, "the loss is noticed")
+        intake.empty()
+        await until(lambda: intake.payloads() == ["0041"], "the value")
+        await until(lambda: source.connected == {STRAP}, "and served again")
+
+
+async def test_values_that_still_wait_at_the_end_are_counted_as_lost(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        intake.fill()
+        await strap.send("2a37", "0041")
+        await asyncio.sleep(0.02)
+    assert source.lost_count == 1
+    assert "strap: the intake is full, values are being lost" in caplog.messages
+
+
+async def test_a_refused_value_is_logged_with_its_reason(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    intake.outcome = Outcome(Verdict.REFUSED, Reason.MALFORMED, "ends before flags")
+    async with running(radio, intake, {STRAP: "strap"}):
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        await strap.send("2a37", "")
+        await until(
+            lambda: (
+                "strap/2a37 is refused: malformed (ends before flags)"
+                in caplog.messages
+            ),
+            "the refusal is logged",
+        )
+
+
+async def test_a_device_that_offers_nothing_known_is_left_alone_for_longer_each_time(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    lamp = await radio.peripheral(STRAP, {0x1815: [pushing(0x2A56)]})
+    times: list[float] = []
+    lamp.device.on("connection", lambda _: times.append(time.monotonic()))
+    limits = Limits(backoff_first_s=30, check_s=0.05)
+    async with running(radio, Intake(), {STRAP: "lamp"}, limits) as source:
+        await until(lambda: bool(times), "one try")
+        await until(lambda: not lamp.device.connections, "disconnected")
+        await asyncio.sleep(0.2)
+        assert source.connected == frozenset()
+    assert f"lamp ({STRAP}): offers no characteristic that we know" in caplog.messages
+    assert len(times) == 1  # the chance of a jitter below 0.2 s of 30 s is 0.7 %
+
+
+async def test_losing_the_controller_ends_the_body_at_once_and_attaching_again_works(
+    radio: Radio,
+) -> None:
+    """The ward restarts: the gateway's supervisor attaches again and goes on."""
+    strap = await radio.strap()
+    intake = Intake()
+    attached = 0
+
+    async def supervise() -> None:
+        nonlocal attached
+        while True:
+            try:
+                async with attach(radio.address) as (scanner, client):
+                    attached += 1
+                    await BleSource(
+                        intake,
+                        lambda: {STRAP: "strap"},
+                        scanner_backend=scanner,
+                        client_backend=client,
+                        limits=FAST,
+                    ).run()
+            except ConnectionError:
+                await asyncio.sleep(0.01)
+
+    supervisor = asyncio.create_task(supervise())
+    for value in ("0041", "0042", "0043"):
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        await strap.send("2a37", value)
+        await until(partial(intake.has, value), f"{value} arrived")
+        radio.unplug()
+        await until(lambda: not strap.device.connections, "the strap noticed")
+    assert attached >= 3
+    supervisor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervisor
+
+
+async def test_a_lost_controller_is_told_as_connection_error_within_a_second(
+    radio: Radio,
+) -> None:
+    started = time.monotonic()
+
+    async def body() -> None:
+        async with attach(radio.address):
+            asyncio.get_running_loop().call_later(0.05, radio.unplug)
+            await asyncio.sleep(60)
+
+    with pytest.raises(ConnectionError, match="is lost"):
+        await body()
+    assert time.monotonic() - started < 1
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_cancelling_the_body_stays_a_cancellation(radio: Radio) -> None:
+    """Also when the controller is lost in the same moment."""
+
+    async def body() -> None:
+        async with attach(radio.address):
+            await asyncio.sleep(60)
+
+    for unplug in (False, True):
+        count = len(radio.hosts)
+        task = asyncio.create_task(body())
+        await until(partial(radio.has_hosts, count + 1), "attached")
+        await asyncio.sleep(0.1)
+        if unplug:
+            radio.unplug()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_an_address_that_nobody_serves_or_of_another_form_says_so() -> None:
+    server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(ConnectionError, match="no controller at"):
+        async with attach(f"tcp-client:127.0.0.1:{port}"):
+            pass
+    with pytest.raises(ConfigurationError, match="not tcp-client:HOST:PORT"):
+        async with attach("usb:0"):
+            pass
+
+
+async def test_without_bumble_the_extra_to_install_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bumble", None)
+    with pytest.raises(ConfigurationError, match="the extra 'demo'"):
+        async with attach("tcp-client:127.0.0.1:1"):
+            pass
+
+
+class FlakyScanner(BaseBleakScanner):
+    """An adapter that is missing at first, as after a reset of the dongle."""
+
+    starts = 0
+
+    def __init__(self, callback: object, uuids: object, *_: object, **__: object):
+        super().__init__(callback, uuids)  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        type(self).starts += 1
+        if self.starts < 3:
+            raise BleakError("no powered Bluetooth adapters")
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky() -> Iterator[type[FlakyScanner]]:
+    yield FlakyScanner
+    FlakyScanner.starts = 0
+
+
+async def test_an_adapter_error_is_logged_in_words_and_tried_again(
+    flaky: type[FlakyScanner], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = BleSource(Intake(), dict, scanner_backend=flaky, limits=FAST)
+    task = asyncio.create_task(source.run())
+    await until(lambda: flaky.starts == 3, "three starts")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    failures = [m for m in caplog.messages if "the adapter fails" in m]
+    assert len(failures) == 2
+    assert all("no powered Bluetooth adapters" in message for message in failures)
+
+
+async def test_a_silent_adapter_is_started_anew(flaky: type[FlakyScanner]) -> None:
+    """Adapters stop reporting after hours or days without any error."""
+    limits = Limits(silence_s=0.05, check_s=0.01, backoff_first_s=0.01)
+    source = BleSource(Intake(), dict, scanner_backend=flaky, limits=limits)
+    task = asyncio.create_task(source.run())
+    await until(lambda: flaky.starts >= 6, "several starts")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class CrowdScanner(FlakyScanner):
+    """Six devices that advertise all the time, as BlueZ would report them."""
+
+    addresses = tuple(f"F2:00:00:00:00:0{i}" for i in range(6))
+
+    async def start(self) -> None:
+        self.task = asyncio.create_task(self.advertise())
+
+    async def advertise(self) -> None:
+        said = AdvertisementData("crowd", {}, {}, [], None, -50, ())
+        while True:
+            for address in self.addresses:
+                device = BLEDevice(address, "crowd", {})
+                self.call_detection_callbacks(device, said)
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+
+
+class CrowdClient(BaseBleakClient):
+    """Connects slowly, and fails when asked to, or at two attempts at once."""
+
+    attempts: ClassVar[list[str]] = []
+    pending_count = 0
+    broken: ClassVar[set[str]] = set()
+    up = False
+    mtu_size = 23
+    name = "crowd"
+
+    def __init__(self, device: BLEDevice, **options: Any) -> None:
+        callback = options["disconnected_callback"]
+        super().__init__(device, disconnected_callback=callback, timeout=1)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.up
+
+    async def connect(self, pair: bool, **_: Any) -> None:
+        assert not pair
+        kind = type(self)
+        kind.attempts.append(self.address)
+        kind.pending_count += 1
+        assert kind.pending_count == 1, "two attempts at once"
+        try:
+            await asyncio.sleep(0.01)
+        finally:
+            kind.pending_count -= 1
+        if self.address in kind.broken:
+            raise BleakError("org.bluez.Error.Failed: le-connection-abort-by-local")
+        self.up = True
+        self.services = BleakGATTServiceCollection()
+        service = BleakGATTService(None, 1, normalize_uuid_str("180d"))
+        self.services.add_service(service)
+        for handle, uuid in ((2, "2a37"), (4, "2a38")):
+            self.services.add_characteristic(
+                BleakGATTCharacteristic(
+                    None,
+                    handle,
+                    normalize_uuid_str(uuid),
+                    ["notify"],
+                    lambda: 20,
+                    service,
+                )
+            )
+
+    async def disconnect(self) -> None:
+        self.up = False
+
+    async def start_notify(
+        self,
+        characteristic: BleakGATTCharacteristic,
+        callback: Callable[[bytearray], None],
+        **_: Any,
+    ) -> None:
+        assert characteristic.uuid[4:8] == "2a37", "no profile for the other"
+        callback(bytearray(b"\x00\x48"))
+
+    async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
+        raise NotImplementedError
+
+    pair = unpair = stop_notify  # type: ignore[assignment]
+    read_gatt_char = read_gatt_descriptor = stop_notify  # type: ignore[assignment]
+    write_gatt_char = write_gatt_descriptor = stop_notify  # type: ignore[assignment]
+
+
+@contextlib.asynccontextmanager
+async def crowd(limits: Limits, broken: set[str]) -> AsyncIterator[BleSource]:
+    CrowdClient.attempts = []
+    CrowdClient.broken = broken
+    source = BleSource(
+        Intake(),
+        lambda: {address: f"bed-{address[-1]}" for address in CrowdScanner.addresses},
+        scanner_backend=CrowdScanner,
+        client_backend=CrowdClient,
+        limits=limits,
+    )
+    task = asyncio.create_task(source.run())
+    yield source
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_connecting_is_one_at_a_time_and_bounded_in_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Adapters answer InProgress at two, and have four to seven slots."""
+    async with crowd(Limits(connections_max=4), set()) as source:
+        await until(lambda: len(source.connected) == 4, "four connections")
+        await asyncio.sleep(0.1)
+        assert len(source.connected) == 4
+        assert len(CrowdClient.attempts) == 4
+    assert caplog.messages.count("4 connections: no more") == 1
+
+
+async def test_a_device_that_fails_is_tried_again_and_holds_up_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = CrowdScanner.addresses[0]
+    async with crowd(FAST, {bad}) as source:
+        await until(lambda: len(source.connected) == 5, "the five others")
+        await until(lambda: CrowdClient.attempts.count(bad) >= 3, "three tries")
+        CrowdClient.broken.clear()
+        await until(lambda: len(source.connected) == 6, "all six")
+    words = "org.bluez.Error.Failed: le-connection-abort-by-local"
+    assert f"bed-0 ({bad}): {words}" in caplog.messages
+
+
+async def test_the_backend_gives_what_bleak_promises_of_any_backend(
+    radio: Radio,
+) -> None:
+    """Advertisement fields, reads, writes, descriptors, and errors by their code."""
+
+    def forbidden(_: object) -> bytes:
+        raise ATT_Error(0x80)
+
+    written: list[bytes] = []
+    readable: Characteristic[bytes] = Characteristic(
+        UUID.from_16_bits(0x2A38), READ, Characteristic.READABLE, b"\x01"
+    )
+    failing: Characteristic[bytes] = Characteristic(
+        UUID.from_16_bits(0x2A3A),
+        READ,
+        Characteristic.READABLE,
+        CharacteristicValue(read=forbidden),
+    )
+    writable: Characteristic[bytes] = Characteristic(
+        UUID("12345678-1234-5678-1234-56789abcdef0"),
+        Characteristic.Properties.WRITE,
+        Characteristic.WRITEABLE,
+        CharacteristicValue(write=lambda _, value: written.append(bytes(value))),
+    )
+    await radio.peripheral(
+        STRAP, {0x180D: [pushing(0x2A37), readable, failing, writable]}
+    )
+    async with attach(radio.address) as (scanner, client):
+        device = await BleakScanner.find_device_by_address(
+            STRAP, timeout=3, backend=scanner
+        )
+        assert device is not None
+        assert (device.address, device.name) == (STRAP, "virtual")
+        found = await BleakScanner.discover(0.1, return_adv=True, backend=scanner)
+        said = found[STRAP][1]
+        assert said.service_uuids == ["0000180d-0000-1000-8000-00805f9b34fb"]
+        assert (said.manufacturer_data, said.tx_power) == ({0xFFFF: b"\x2a"}, -4)
+        backend: type[BaseBleakClient] = client
+        async with BleakClient(device, backend=backend) as link:
+            assert link.mtu_size > 23
+            assert await link.read_gatt_char("2a38") == b"\x01"
+            with pytest.raises(BleakGATTProtocolError) as refused:
+                await link.read_gatt_char("2a3a")
+            assert refused.value.code == 0x80
+            uuid = "12345678-1234-5678-1234-56789abcdef0"
+            await link.write_gatt_char(uuid, b"\x05", response=True)
+            assert written == [b"\x05"]
+            measured = link.services.get_characteristic("2a37")
+            assert measured is not None
+            assert measured.properties == ["notify"]
+            assert [d.uuid[4:8] for d in measured.descriptors] == ["2902"]
+        with pytest.raises(BleakError):
+            await link.read_gatt_char("2a38")

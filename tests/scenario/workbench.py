@@ -1,0 +1,128 @@
+"""What the scenario tests of the gateway share: a directory, devices, messages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from edge import config
+from edge.devices.envelope import build, kid_of
+from edge.devices.metrics import make_reading
+from edge.gateway import Core
+from edge.init import initialise
+from edge.ledger import core
+from edge.ledger.note import Verifier
+from edge.model import Arrival, Outcome, Source
+from edge.store.vault import load_keys
+
+ORIGIN = "test.example/ward"
+
+
+def make_gateway(directory: Path, **changes: str) -> config.Settings:
+    """A fresh directory by `iomt init`'s code; `changes` replace lines of the file."""
+    text = config.TEMPLATE.format(path=directory / "iomt.toml", origin=ORIGIN)
+    text = text.replace("127.0.0.1:1883", "127.0.0.1:0")
+    text = text.replace("127.0.0.1:8080", "127.0.0.1:0")
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return config.load(initialise(directory, ORIGIN, text))
+
+
+def trusted_clock(directory: Path) -> config.Settings:
+    """The same, on a machine whose clock is known to be right."""
+    return make_gateway(directory, **{'# clock = "auto"  ': 'clock = "trusted"  '})
+
+
+def vkey(settings: config.Settings) -> str:
+    """The verifier key of the directory's log."""
+    seed = load_keys(settings.keys).log_seed
+    return Verifier(settings.origin, core.public_key(seed)).vkey
+
+
+@dataclass
+class SignedDevice:
+    """A device with a key, which counts its envelopes."""
+
+    name: str
+    seed: bytes = bytes(range(32))
+    sequence: int = 0
+    sent: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def public_key(self) -> str:
+        return core.public_key(self.seed).hex()
+
+    def envelope(
+        self,
+        *,
+        stream: str = "vitals",
+        sequence: int | None = None,
+        time_ms: int | None = None,
+        backlog: bool = False,
+        **values: float | str,
+    ) -> bytes:
+        """The next envelope (or one of this sequence) with these metrics."""
+        if sequence is None:
+            sequence = self.sequence
+            self.sequence += 1
+        if time_ms is None:
+            time_ms = time.time_ns() // 1_000_000
+        numbers = {name: Decimal(str(value)) for name, value in values.items()}
+        payload = build(
+            self.name,
+            stream,
+            sequence,
+            time_ms,
+            [make_reading(time_ms, numbers or {"heart_rate": Decimal(70)}, {})],
+            kid=kid_of(core.public_key(self.seed)),
+            sign=lambda message: core.sign(self.seed, message),
+            backlog=backlog,
+        )
+        self.sent[sequence] = payload
+        return payload
+
+
+class Mailbox:
+    """Submits messages and waits for their outcomes."""
+
+    def __init__(self, opened: Core) -> None:
+        self._core = opened
+
+    def submit(
+        self,
+        device: str,
+        payload: bytes,
+        stream: str = "vitals",
+        *,
+        again: bool = False,
+    ) -> asyncio.Future[Outcome]:
+        """Hand a message in as MQTT would; resolved when it is answered."""
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._core.intake.submit(
+            Arrival(
+                Source.MQTT,
+                f"mqtt:{device}",
+                device,
+                stream,
+                payload,
+                answer.set_result,
+                redelivered=again,
+            )
+        )
+        return answer
+
+    async def send(
+        self,
+        device: str,
+        payload: bytes,
+        stream: str = "vitals",
+        *,
+        again: bool = False,
+    ) -> Outcome:
+        """Hand a message in and wait for its answer."""
+        async with asyncio.timeout(10):
+            return await self.submit(device, payload, stream, again=again)
