@@ -16,7 +16,7 @@ import hmac
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,14 +104,15 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """Hold the data directory, with an intake that commits; stopped at the end."""
     keyring = load_keys(settings.keys)
     contracts = load_contracts(settings.contracts)
-    with lock_directory(settings.directory):
-        public_key = core.public_key(keyring.log_seed)
-        verifier = Verifier(settings.origin, public_key)
-        connection = open_writer(settings.directory)
-        fresh = meta(connection, "origin") is None
-        if fresh:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_directory(settings.directory))
+        connection = stack.enter_context(
+            contextlib.closing(open_writer(settings.directory))
+        )
+        origin = meta(connection, "origin")
+        if origin is None:
             store.create(connection, settings.origin, keyring.master)
-        elif (origin := meta(connection, "origin")) != settings.origin:
+        elif origin != settings.origin:
             raise ConfigurationError([f"[gateway] origin: the data are of {origin!r}"])
         boot_id = os.urandom(store.BOOT_ID_SIZE)
         keys = store.Keys(keyring.master, connection)
@@ -119,33 +120,29 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             connection,
             settings.directory,
             keys,
-            verifier,
+            Verifier(settings.origin, core.public_key(keyring.log_seed)),
             lambda message: core.sign(keyring.log_seed, message),
             boot_id,
             settings.quarantine_quota_kb * 1024,
         )
-        reader: Reader | None = None
-        try:
-            writer.recover()
-            exits, poison = _note_start(writer, connection)
-            reader = Reader(settings.directory, keyring.master)
-            async with _running(
-                settings,
-                keyring,
-                reader,
-                writer,
-                keys,
-                contracts,
-                boot_id,
-                safe_mode=exits >= SAFE_MODE_EXITS,
-                poison=poison,
-                fresh=fresh or writer.tree_size == 0,
-            ) as opened:
-                yield opened
-        finally:
-            if reader is not None:
-                reader.close()
-            writer.close()
+        writer.recover()
+        exits, poison = _note_start(writer, connection)
+        reader = stack.enter_context(
+            contextlib.closing(Reader(settings.directory, keyring.master))
+        )
+        async with _running(
+            settings,
+            keyring,
+            reader,
+            writer,
+            keys,
+            contracts,
+            boot_id,
+            safe_mode=exits >= SAFE_MODE_EXITS,
+            poison=poison,
+            fresh=writer.tree_size == 0,
+        ) as opened:
+            yield opened
 
 
 def _note_start(
@@ -292,52 +289,60 @@ async def run(
     ready: Callable[[Running], None] = lambda _: None,
 ) -> None:
     """Run until `stop` is set; raises what made the gateway fail."""
-    async with open_core(settings) as opened:
+    async with contextlib.AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(open_core(settings))
         live = Live()
-        intake = opened.intake
-        intake.on_commit.append(live.update)
+        opened.intake.on_commit.append(live.update)
         server = await control.serve(
             settings.directory, opened.administration.operations
         )
+        stack.callback(control.socket_path(settings.directory).unlink, missing_ok=True)
+        stack.callback(server.close)
         listener = await _start_mqtt(opened)
         if listener is not None:
-            intake.on_commit.append(AlertPublisher(listener.publish).update)
-        web = None
-        if settings.web is not None:
-            resource = Reader(settings.directory, opened.keyring.master).resource
-            app = make_app(live, resource, opened.keyring.access_token)
-            web = await serve_web(app, settings.web.host, settings.web.port)
+            stack.push_async_callback(listener.close)
+            opened.intake.on_commit.append(AlertPublisher(listener.publish).update)
+        web_port = await _start_web(opened, live, stack)
         _release_undelivered(opened)
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(_watch_disk(settings, intake, live), name="disk"),
-            asyncio.create_task(stop.wait(), name="stop"),
+            asyncio.create_task(_watch_disk(settings, opened.intake, live)),
+            asyncio.create_task(stop.wait()),
         ]
         if settings.ble_adapter is not None:
-            tasks.append(asyncio.create_task(_run_ble(opened), name="ble"))
-        ready(
-            Running(
-                opened,
-                live,
-                listener.port if listener else None,
-                web.port if web else None,
-            )
-        )
-        try:
-            waiting: list[asyncio.Future[Any]] = [opened.failure, *tasks]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for one in waiting:
-                if one.done():
-                    one.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if listener is not None:
-                await listener.close()
-            if web is not None:
-                await web.close()
-            server.close()
-            control.socket_path(settings.directory).unlink(missing_ok=True)
+            tasks.append(asyncio.create_task(_run_ble(opened)))
+        stack.push_async_callback(_cancel, tasks)
+        port = listener.port if listener else None
+        ready(Running(opened, live, port, web_port))
+        waiting: list[asyncio.Future[Any]] = [opened.failure, *tasks]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            if one.done():
+                one.result()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _start_web(
+    opened: Core, live: Live, stack: contextlib.AsyncExitStack
+) -> int | None:
+    """The page and the tile server; the port, None where it is off."""
+    settings = opened.settings
+    if settings.web is None:
+        return None
+    reader = stack.enter_context(
+        contextlib.closing(Reader(settings.directory, opened.keyring.master))
+    )
+    app = make_app(live, reader.resource, opened.keyring.access_token)
+    try:
+        runner, port = await serve_web(app, settings.web.host, settings.web.port)
+    except OSError as error:
+        raise ConfigurationError([f"[web] listen: {settings.web}: {error}"]) from error
+    stack.push_async_callback(runner.cleanup)
+    return port
 
 
 async def _start_mqtt(opened: Core) -> MqttListener | None:

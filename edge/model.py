@@ -175,7 +175,7 @@ class Record:
     def decode(cls, data: bytes) -> Record:
         """The record of these bytes; RejectError names the field that is wrong."""
         fields = cbor.decode(data)
-        if not isinstance(fields, dict) or fields.get(0) != RECORD_VERSION:
+        if not isinstance(fields, dict) or _field(fields, 0, int) != RECORD_VERSION:
             raise RejectError("record: not a map of version 1")
         unknown = set(fields) - set(range(10))
         if unknown:

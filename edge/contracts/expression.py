@@ -110,7 +110,7 @@ class _Node(NamedTuple):
 
     @property
     def is_truth(self) -> bool:
-        return self.kind not in ("sum", "literal", "input")
+        return self.kind not in ("sum", "-", "literal", "input")
 
 
 def fixed_point(value: Decimal, scale: int) -> int:
@@ -398,7 +398,7 @@ class _Checker:
         return operand
 
     def _comparison(self, node: _Node) -> Tree:
-        inputs = [self._operand(leaf) for leaf in _inputs(node)]
+        inputs = [self._operand(leaf) for side in node.parts for leaf in _inputs(side)]
         if not inputs:
             raise ExpressionError(node.at, "a comparison needs an input on one side")
         first = inputs[0]
@@ -425,10 +425,6 @@ class _Checker:
         if node.kind == "input":
             operand = self._operand(node)
             return ("input", operand.index), (operand.low, operand.high)
-        if node.kind != "sum":
-            raise ExpressionError(
-                node.at, f"{node.text!r} is true or false, where a number is needed"
-            )
         terms: list[tuple[int, Tree]] = []
         low = high = 0
         for part in node.parts:
@@ -442,8 +438,13 @@ class _Checker:
 
 
 def _inputs(node: _Node) -> list[_Node]:
+    """The inputs in one side of a comparison, which has to be a number."""
     if node.kind == "input":
         return [node]
+    if node.is_truth:
+        raise ExpressionError(
+            node.at, f"{node.text!r} is true or false, where a number is needed"
+        )
     return [leaf for part in node.parts for leaf in _inputs(part)]
 
 

@@ -34,7 +34,8 @@ RELATIVE_TIME_BELOW_S = 2**28  # RFC 8428 section 4.5.3
 TIME_S_MAX = 2**43  # in ms that is still within 53 bits
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./_-]*")  # RFC 8428 section 4.5.1
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The closing quote may be missing, so that no quote is ever tried as a beginning twice.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 _VALUES = ("v", "vb", "vs", "vd")
 # They would change what a value means, so to ignore them would be to misread it.

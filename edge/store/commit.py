@@ -535,7 +535,3 @@ class Writer:
                         )
         except apsw.Error as error:
             raise DurabilityError(f"mark: {error}") from error
-
-    def close(self) -> None:
-        """Close the connection; the last one folds the WAL into the file."""
-        self._connection.close()

@@ -39,52 +39,53 @@ FRAME_BITS = 20
 BUSY_TIMEOUT_MS = 5_000
 
 _SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) WITHOUT ROWID, STRICT;
 CREATE TABLE batches (
     id INTEGER PRIMARY KEY, boot BLOB NOT NULL, number INTEGER NOT NULL,
     time_ms INTEGER NOT NULL, entry INTEGER NOT NULL, body BLOB NOT NULL,
-    leaves BLOB NOT NULL);
+    leaves BLOB NOT NULL) STRICT;
 CREATE INDEX batches_number ON batches (number);
 CREATE TABLE frames (
     id INTEGER PRIMARY KEY, episode INTEGER NOT NULL, class INTEGER NOT NULL,
-    sealed BLOB NOT NULL);
+    sealed BLOB NOT NULL) STRICT;
 CREATE INDEX frames_episode ON frames (episode, id);
 CREATE TABLE episodes (
     id INTEGER PRIMARY KEY, ref BLOB NOT NULL, device INTEGER NOT NULL,
     assignment INTEGER NOT NULL, patient INTEGER NOT NULL, wrapped BLOB NOT NULL,
-    opened_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL);
+    opened_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX episodes_device ON episodes (device);
 CREATE INDEX episodes_patient ON episodes (patient);
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, ref BLOB NOT NULL,
     kind TEXT NOT NULL, public_key BLOB, address TEXT, added_ms INTEGER NOT NULL,
-    revoked_ms INTEGER);
-CREATE TABLE sequences (device INTEGER PRIMARY KEY, state BLOB NOT NULL);
+    revoked_ms INTEGER) STRICT;
+CREATE TABLE sequences (device INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT;
 CREATE TABLE patients (
     id INTEGER PRIMARY KEY, ref BLOB NOT NULL, tag BLOB NOT NULL UNIQUE,
-    sealed_name BLOB NOT NULL, wrapped BLOB NOT NULL, added_ms INTEGER NOT NULL);
+    sealed_name BLOB NOT NULL, wrapped BLOB NOT NULL, added_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE assignments (
     id INTEGER PRIMARY KEY, ref BLOB NOT NULL UNIQUE, device INTEGER NOT NULL,
-    patient INTEGER NOT NULL, from_ms INTEGER NOT NULL, until_ms INTEGER);
-CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
+    patient INTEGER NOT NULL, from_ms INTEGER NOT NULL, until_ms INTEGER) STRICT;
+CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TABLE tiles (
     level INTEGER NOT NULL, idx INTEGER NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (level, idx)) WITHOUT ROWID;
+    PRIMARY KEY (level, idx)) WITHOUT ROWID, STRICT;
 CREATE TABLE checkpoint (
     one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL,
-    time_ms INTEGER NOT NULL, note BLOB NOT NULL);
+    time_ms INTEGER NOT NULL, note BLOB NOT NULL) STRICT;
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, principal BLOB NOT NULL,
-    reason TEXT NOT NULL, size INTEGER NOT NULL, sealed BLOB NOT NULL);
+    reason TEXT NOT NULL, size INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
 CREATE INDEX quarantine_principal ON quarantine (principal, id);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, batch INTEGER NOT NULL,
-    leaf INTEGER NOT NULL);
+    leaf INTEGER NOT NULL) STRICT;
 CREATE TABLE contract_state (
     one INTEGER PRIMARY KEY CHECK (one = 1), batch INTEGER NOT NULL,
-    sealed BLOB NOT NULL);
+    sealed BLOB NOT NULL) STRICT;
 """
 
 

@@ -1,0 +1,1 @@
+"""What leaves the gateway after a commit; alerts over MQTT so far."""
