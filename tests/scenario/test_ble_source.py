@@ -36,6 +36,7 @@ from bumble.transport.common import PacketParser, Transport
 
 from edge.errors import ConfigurationError, Reason
 from edge.model import Arrival, Outcome, Source, Verdict
+from edge.sources import ble_hci
 from edge.sources.ble import BleSource, Limits
 from edge.sources.ble_hci import attach
 
@@ -541,6 +542,31 @@ async def test_an_address_that_nobody_serves_or_of_another_form_says_so() -> Non
             pass
 
 
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_a_controller_that_does_not_answer_is_no_controller(
+    hangs_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something listens on the port, and is no controller or a stuck one."""
+    monkeypatch.setattr(ble_hci, "ATTACH_TIMEOUT_S", 0.2)
+    accepted: list[asyncio.StreamWriter] = []
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+        if hangs_up:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="is lost" if hangs_up else "no answer"):
+        async with attach(f"tcp-client:127.0.0.1:{port}"):
+            pass
+    assert time.monotonic() - started < 2
+    server.close()
+    for writer in accepted:
+        writer.transport.abort()
+
+
 async def test_without_bumble_the_extra_to_install_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -622,6 +648,7 @@ class CrowdClient(BaseBleakClient):
     """Connects slowly, and fails when asked to, or at two attempts at once."""
 
     attempts: ClassVar[list[str]] = []
+    notify: ClassVar[dict[str, Callable[[bytearray], None]]] = {}
     pending_count = 0
     broken: ClassVar[set[str]] = set()
     up = False
@@ -675,6 +702,7 @@ class CrowdClient(BaseBleakClient):
     ) -> None:
         assert characteristic.uuid[4:8] == "2a37", "no profile for the other"
         callback(bytearray(b"\x00\x48"))
+        self.notify[self.address] = callback
 
     async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
         raise NotImplementedError
@@ -685,11 +713,13 @@ class CrowdClient(BaseBleakClient):
 
 
 @contextlib.asynccontextmanager
-async def crowd(limits: Limits, broken: set[str]) -> AsyncIterator[BleSource]:
+async def crowd(
+    limits: Limits, broken: set[str], intake: Intake | None = None
+) -> AsyncIterator[BleSource]:
     CrowdClient.attempts = []
     CrowdClient.broken = broken
     source = BleSource(
-        Intake(),
+        intake or Intake(),
         lambda: {address: f"bed-{address[-1]}" for address in CrowdScanner.addresses},
         scanner_backend=CrowdScanner,
         client_backend=CrowdClient,
@@ -725,6 +755,21 @@ async def test_a_device_that_fails_is_tried_again_and_holds_up_nobody(
         await until(lambda: len(source.connected) == 6, "all six")
     words = "org.bluez.Error.Failed: le-connection-abort-by-local"
     assert f"bed-0 ({bad}): {words}" in caplog.messages
+
+
+async def test_a_value_does_not_overtake_those_that_still_wait() -> None:
+    """There is room again, and the next value comes before the line has moved."""
+    intake = Intake()
+    address = CrowdScanner.addresses[0]
+    async with crowd(Limits(connections_max=1), set(), intake) as source:
+        await until(lambda: source.connected == {address}, "connected")
+        intake.fill()
+        for value in (b"\x00\x50", b"\x00\x51"):
+            CrowdClient.notify[address](bytearray(value))
+        intake.empty()
+        CrowdClient.notify[address](bytearray(b"\x00\x52"))
+        await until(lambda: len(intake.arrivals) == 4, "all of them")
+    assert intake.payloads() == ["0048", "0050", "0051", "0052"]
 
 
 async def test_the_backend_gives_what_bleak_promises_of_any_backend(

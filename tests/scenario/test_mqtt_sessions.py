@@ -273,19 +273,22 @@ async def test_closing_waits_for_the_commit_in_flight_and_answers_it(
     limits = Limits(close_timeout_s=5, linger_s=5)
     async with listening(door, limits) as listener, Peer(listener, version) as peer:
         await peer.connect()
-        peer.write(peer.publish(1))
-        await door.has(1)
+        peer.write(peer.publish(1), peer.publish(2))
+        await door.has(2)
         closing = asyncio.create_task(listener.close())
-        peer.write(peer.publish(2))
+        await asyncio.sleep(0)
+        peer.write(peer.publish(3))
+        door.settle(count=1)
+        assert await peer.receive() == Puback(1)
         assert await peer.silence()
         assert not closing.done()
         door.settle()
-        assert await peer.receive() == Puback(1)
+        assert await peer.receive() == Puback(2)
         assert await code_of_disconnect(peer) == expected(version, Code.SHUTTING_DOWN)
         peer.vanish()
         async with asyncio.timeout(2):  # not the five seconds of `linger_s`
             await closing
-        assert len(door.arrivals) == 1
+        assert len(door.arrivals) == 2
         with pytest.raises(OSError, match=r"."):
             await asyncio.open_connection("127.0.0.1", peer._port)
 
