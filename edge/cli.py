@@ -293,18 +293,20 @@ def _run(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
 
     def ready(running: gateway.Running) -> None:
-        doors = {
-            "MQTT": settings.mqtt,
-            "web": settings.web,
-            "BLE": settings.ble_adapter,
-        }
-        listed = ", ".join(f"{name} {place}" for name, place in doors.items() if place)
-        tree_size = running.core.intake.tree_size
+        ports = (("MQTT", settings.mqtt, running.mqtt_port),)
+        ports += (("web", settings.web, running.web_port),)
+        doors = [
+            f"{name} {config.Address(place.host, port)}"  # port 0 took a free one
+            for name, place, port in ports
+            if place is not None and port is not None
+        ]
+        if settings.ble_adapter is not None:
+            doors.append(f"BLE {settings.ble_adapter}")
         logging.getLogger("edge").info(
             "%s is ready: %s; %d entries",
             settings.origin,
-            listed or "no door",
-            tree_size,
+            ", ".join(doors) or "no door",
+            running.core.intake.tree_size,
         )
 
     async def serve() -> None:

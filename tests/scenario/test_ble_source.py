@@ -9,255 +9,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from bleak import BleakClient, BleakScanner
+from ble_fakes import (
+    FAST,
+    INDICATE,
+    OXIMETER,
+    READ,
+    STRANGER,
+    STRAP,
+    Intake,
+    Radio,
+    pushing,
+    running,
+    until,
+    virtual_radio,
+)
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
-from bleak.exc import BleakError, BleakGATTProtocolError
+from bleak.exc import BleakError
 from bleak.uuids import normalize_uuid_str
-from bumble import hci
-from bumble.att import ATT_Error
-from bumble.controller import Controller
-from bumble.core import UUID, AdvertisingData
-from bumble.device import Device, DeviceConfiguration
-from bumble.gatt import Characteristic, CharacteristicValue, Service
-from bumble.link import LocalLink
-from bumble.transport.common import PacketParser, Transport
 
-from edge.errors import ConfigurationError, Reason
-from edge.model import Arrival, Outcome, Source, Verdict
-from edge.sources import ble_hci
+from edge.errors import Reason
+from edge.model import Outcome, Source, Verdict
 from edge.sources.ble import BleSource, Limits
-from edge.sources.ble_hci import attach
-
-FAST = Limits(
-    connect_timeout_s=3,
-    backoff_first_s=0.02,
-    backoff_max_s=0.1,
-    check_s=0.05,
-    grace_s=0.15,
-    waiting_count_max=8,
-)
-NOTIFY = Characteristic.Properties.NOTIFY
-INDICATE = Characteristic.Properties.INDICATE
-READ = Characteristic.Properties.READ
-STRAP = "F1:00:00:00:00:01"
-OXIMETER = "F1:00:00:00:00:02"
-STRANGER = "F1:00:00:00:00:03"
-
-
-class Intake:
-    """A door that commits at once, unless it is told that it is full."""
-
-    def __init__(self) -> None:
-        self.arrivals: list[Arrival] = []
-        self.outcome = Outcome(Verdict.COMMITTED)
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def congested(self) -> bool:
-        return not self._room.is_set()
-
-    def fill(self) -> None:
-        self._room.clear()
-
-    def empty(self) -> None:
-        self._room.set()
-
-    def submit(self, arrival: Arrival) -> None:
-        assert not self.congested, "submitted while the door was congested"
-        self.arrivals.append(arrival)
-        asyncio.get_running_loop().call_soon(arrival.settle, self.outcome)
-
-    async def relieved(self) -> None:
-        await self._room.wait()
-
-    def has(self, payload: str) -> bool:
-        return payload in self.payloads()
-
-    def payloads(self) -> list[str]:
-        return [arrival.payload.hex() for arrival in self.arrivals]
-
-
-@dataclass
-class Peripheral:
-    """A virtual device and the characteristics it notifies, by short UUID."""
-
-    device: Device
-    values: dict[str, Characteristic[bytes]]
-
-    async def send(self, uuid: str, value: str) -> None:
-        characteristic = self.values[uuid]
-        octets = bytes.fromhex(value)
-        if characteristic.properties & NOTIFY:
-            await self.device.notify_subscribers(characteristic, octets)
-        else:
-            await self.device.indicate_subscribers(characteristic, octets)
-
-    def subscribed(self, uuid: str) -> bool:
-        server = self.device.gatt_server
-        return any(
-            server.read_cccd(connection, self.values[uuid]) != bytes(2)
-            for connection in self.device.connections.values()
-        )
-
-    async def hang_up(self) -> None:
-        for connection in list(self.device.connections.values()):
-            await connection.disconnect()
-
-
-@dataclass
-class Radio:
-    """The link, the port where its spare controller is served, and that connection."""
-
-    link: LocalLink
-    port: int = 0
-    hosts: list[asyncio.StreamWriter] = field(default_factory=list)
-
-    @property
-    def address(self) -> str:
-        return f"tcp-client:127.0.0.1:{self.port}"
-
-    def has_hosts(self, count: int) -> bool:
-        return len(self.hosts) >= count
-
-    def unplug(self) -> None:
-        self.hosts[-1].transport.abort()
-
-    async def peripheral(
-        self, address: str, services: dict[int, list[Characteristic[bytes]]]
-    ) -> Peripheral:
-        controller = Controller(address, link=self.link)
-        wire = Transport(controller, controller)
-        device = Device.from_config_with_hci(
-            DeviceConfiguration(
-                name=address,
-                address=hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS),
-                advertising_interval_min=20,
-                advertising_interval_max=20,
-            ),
-            wire.source,
-            wire.sink,
-        )
-        device.advertising_data = bytes(
-            AdvertisingData(
-                [
-                    (AdvertisingData.COMPLETE_LOCAL_NAME, b"virtual"),
-                    (
-                        AdvertisingData.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS,
-                        b"".join(uuid.to_bytes(2, "little") for uuid in services),
-                    ),
-                    (AdvertisingData.MANUFACTURER_SPECIFIC_DATA, b"\xff\xff\x2a"),
-                    (AdvertisingData.TX_POWER_LEVEL, b"\xfc"),
-                ]
-            )
-        )
-        device.add_services(
-            [
-                Service(UUID.from_16_bits(uuid), characteristics)
-                for uuid, characteristics in services.items()
-            ]
-        )
-        await device.power_on()
-        await device.start_advertising(auto_restart=True)
-        values = {
-            characteristic.uuid.to_hex_str().lower(): characteristic
-            for characteristics in services.values()
-            for characteristic in characteristics
-        }
-        return Peripheral(device, values)
-
-    async def strap(self, address: str = STRAP) -> Peripheral:
-        return await self.peripheral(
-            address, {0x180D: [pushing(0x2A37, NOTIFY)], 0x180F: [pushing(0x2A19)]}
-        )
-
-
-def pushing(
-    uuid: int, how: Characteristic.Properties = NOTIFY
-) -> Characteristic[bytes]:
-    return Characteristic(UUID.from_16_bits(uuid), how, Characteristic.READABLE, b"")
 
 
 @pytest.fixture
 async def radio() -> AsyncIterator[Radio]:
-    """A link whose spare controller is served over TCP, a new one for each host."""
-    radio = Radio(LocalLink())
-
-    class Sink:
-        def __init__(self, writer: asyncio.StreamWriter) -> None:
-            self.writer = writer
-
-        def on_packet(self, packet: bytes) -> None:
-            if not self.writer.is_closing():
-                self.writer.write(packet)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        radio.hosts.append(writer)
-        controller = Controller(f"spare-{len(radio.hosts)}", link=radio.link)
-        controller.set_packet_sink(Sink(writer))
-        parser = PacketParser(controller)
-        with contextlib.suppress(ConnectionError):
-            while frames := await reader.read(65536):
-                parser.feed_data(frames)
-        for connection in list(controller.le_connections.values()):
-            controller.on_hci_disconnect_command(
-                hci.HCI_Disconnect_Command(
-                    connection_handle=connection.handle, reason=0x13
-                )
-            )
-        controller.set_packet_sink(None)
-        radio.link.remove_controller(controller)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    radio.port = server.sockets[0].getsockname()[1]
-    yield radio
-    server.close()
-    for writer in radio.hosts:
-        writer.transport.abort()
-    await asyncio.sleep(0.01)
-
-
-async def until(condition: Callable[[], bool], what: str, limit_s: float = 5) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        await asyncio.sleep(0.005)
-
-
-@contextlib.asynccontextmanager
-async def running(
-    radio: Radio, intake: Intake, enrolled: dict[str, str], limits: Limits = FAST
-) -> AsyncIterator[BleSource]:
-    async with attach(radio.address) as (scanner, client):
-        source = BleSource(
-            intake,
-            lambda: enrolled,
-            scanner_backend=scanner,
-            client_backend=client,
-            limits=limits,
-        )
-        task = asyncio.create_task(source.run(), name="ble")
-        try:
-            yield source
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-    left = [t.get_name() for t in asyncio.all_tasks() if t.get_name()[:3] == "ble"]
-    assert left == []
+    async with virtual_radio() as made:
+        yield made
 
 
 async def test_values_arrive_as_they_were_sent_from_every_known_characteristic(
@@ -455,127 +243,6 @@ async def test_a_device_that_offers_nothing_known_is_left_alone_for_longer_each_
     assert len(times) == 1  # the chance of a jitter below 0.2 s of 30 s is 0.7 %
 
 
-async def test_losing_the_controller_ends_the_body_at_once_and_attaching_again_works(
-    radio: Radio,
-) -> None:
-    """The ward restarts: the gateway's supervisor attaches again and goes on."""
-    strap = await radio.strap()
-    intake = Intake()
-    attached = 0
-
-    async def supervise() -> None:
-        nonlocal attached
-        while True:
-            try:
-                async with attach(radio.address) as (scanner, client):
-                    attached += 1
-                    await BleSource(
-                        intake,
-                        lambda: {STRAP: "strap"},
-                        scanner_backend=scanner,
-                        client_backend=client,
-                        limits=FAST,
-                    ).run()
-            except ConnectionError:
-                await asyncio.sleep(0.01)
-
-    supervisor = asyncio.create_task(supervise())
-    for value in ("0041", "0042", "0043"):
-        await until(lambda: strap.subscribed("2a37"), "subscribed")
-        await strap.send("2a37", value)
-        await until(partial(intake.has, value), f"{value} arrived")
-        radio.unplug()
-        await until(lambda: not strap.device.connections, "the strap noticed")
-    assert attached >= 3
-    supervisor.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await supervisor
-
-
-async def test_a_lost_controller_is_told_as_connection_error_within_a_second(
-    radio: Radio,
-) -> None:
-    started = time.monotonic()
-
-    async def body() -> None:
-        async with attach(radio.address):
-            asyncio.get_running_loop().call_later(0.05, radio.unplug)
-            await asyncio.sleep(60)
-
-    with pytest.raises(ConnectionError, match="is lost"):
-        await body()
-    assert time.monotonic() - started < 1
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-
-
-async def test_cancelling_the_body_stays_a_cancellation(radio: Radio) -> None:
-    """Also when the controller is lost in the same moment."""
-
-    async def body() -> None:
-        async with attach(radio.address):
-            await asyncio.sleep(60)
-
-    for unplug in (False, True):
-        count = len(radio.hosts)
-        task = asyncio.create_task(body())
-        await until(partial(radio.has_hosts, count + 1), "attached")
-        await asyncio.sleep(0.1)
-        if unplug:
-            radio.unplug()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-
-async def test_an_address_that_nobody_serves_or_of_another_form_says_so() -> None:
-    server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    with pytest.raises(ConnectionError, match="no controller at"):
-        async with attach(f"tcp-client:127.0.0.1:{port}"):
-            pass
-    with pytest.raises(ConfigurationError, match="not tcp-client:HOST:PORT"):
-        async with attach("usb:0"):
-            pass
-
-
-@pytest.mark.parametrize("hangs_up", [True, False])
-async def test_a_controller_that_does_not_answer_is_no_controller(
-    hangs_up: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Something listens on the port, and is no controller or a stuck one."""
-    monkeypatch.setattr(ble_hci, "ATTACH_TIMEOUT_S", 0.2)
-    accepted: list[asyncio.StreamWriter] = []
-
-    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.append(writer)
-        if hangs_up:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    started = time.monotonic()
-    with pytest.raises(ConnectionError, match="is lost" if hangs_up else "no answer"):
-        async with attach(f"tcp-client:127.0.0.1:{port}"):
-            pass
-    assert time.monotonic() - started < 2
-    server.close()
-    for writer in accepted:
-        writer.transport.abort()
-
-
-async def test_without_bumble_the_extra_to_install_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "bumble", None)
-    with pytest.raises(ConfigurationError, match="the extra 'demo'"):
-        async with attach("tcp-client:127.0.0.1:1"):
-            pass
-
-
 class FlakyScanner(BaseBleakScanner):
     """An adapter that is missing at first, as after a reset of the dongle."""
 
@@ -770,58 +437,3 @@ async def test_a_value_does_not_overtake_those_that_still_wait() -> None:
         CrowdClient.notify[address](bytearray(b"\x00\x52"))
         await until(lambda: len(intake.arrivals) == 4, "all of them")
     assert intake.payloads() == ["0048", "0050", "0051", "0052"]
-
-
-async def test_the_backend_gives_what_bleak_promises_of_any_backend(
-    radio: Radio,
-) -> None:
-    """Advertisement fields, reads, writes, descriptors, and errors by their code."""
-
-    def forbidden(_: object) -> bytes:
-        raise ATT_Error(0x80)
-
-    written: list[bytes] = []
-    readable: Characteristic[bytes] = Characteristic(
-        UUID.from_16_bits(0x2A38), READ, Characteristic.READABLE, b"\x01"
-    )
-    failing: Characteristic[bytes] = Characteristic(
-        UUID.from_16_bits(0x2A3A),
-        READ,
-        Characteristic.READABLE,
-        CharacteristicValue(read=forbidden),
-    )
-    writable: Characteristic[bytes] = Characteristic(
-        UUID("12345678-1234-5678-1234-56789abcdef0"),
-        Characteristic.Properties.WRITE,
-        Characteristic.WRITEABLE,
-        CharacteristicValue(write=lambda _, value: written.append(bytes(value))),
-    )
-    await radio.peripheral(
-        STRAP, {0x180D: [pushing(0x2A37), readable, failing, writable]}
-    )
-    async with attach(radio.address) as (scanner, client):
-        device = await BleakScanner.find_device_by_address(
-            STRAP, timeout=3, backend=scanner
-        )
-        assert device is not None
-        assert (device.address, device.name) == (STRAP, "virtual")
-        found = await BleakScanner.discover(0.1, return_adv=True, backend=scanner)
-        said = found[STRAP][1]
-        assert said.service_uuids == ["0000180d-0000-1000-8000-00805f9b34fb"]
-        assert (said.manufacturer_data, said.tx_power) == ({0xFFFF: b"\x2a"}, -4)
-        backend: type[BaseBleakClient] = client
-        async with BleakClient(device, backend=backend) as link:
-            assert link.mtu_size > 23
-            assert await link.read_gatt_char("2a38") == b"\x01"
-            with pytest.raises(BleakGATTProtocolError) as refused:
-                await link.read_gatt_char("2a3a")
-            assert refused.value.code == 0x80
-            uuid = "12345678-1234-5678-1234-56789abcdef0"
-            await link.write_gatt_char(uuid, b"\x05", response=True)
-            assert written == [b"\x05"]
-            measured = link.services.get_characteristic("2a37")
-            assert measured is not None
-            assert measured.properties == ["notify"]
-            assert [d.uuid[4:8] for d in measured.descriptors] == ["2902"]
-        with pytest.raises(BleakError):
-            await link.read_gatt_char("2a38")
