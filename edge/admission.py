@@ -286,7 +286,8 @@ def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
     times = [one.time_ms for one in opened.readings if one.time_ms is not None]
     if envelope is not None:
         times.append(envelope.device_time_ms)
-    if synced and times:
+    # A GATT time has no zone, and most devices' clocks were never set.
+    if synced and times and opened.device.kind is not DeviceKind.BLE:
         ahead_ms, behind_ms = max(times) - received_ms, received_ms - min(times)
         if ahead_ms > AHEAD_MAX_MS:
             raise RefusedError(

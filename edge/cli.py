@@ -293,11 +293,12 @@ def _run(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
 
     def ready(running: gateway.Running) -> None:
-        ports = (("MQTT", settings.mqtt, running.mqtt_port),)
-        ports += (("web", settings.web, running.web_port),)
         doors = [
             f"{name} {config.Address(place.host, port)}"  # port 0 took a free one
-            for name, place, port in ports
+            for name, place, port in (
+                ("MQTT", settings.mqtt, running.mqtt_port),
+                ("web", settings.web, running.web_port),
+            )
             if place is not None and port is not None
         ]
         if settings.ble_adapter is not None:

@@ -28,6 +28,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live as LiveTable
+from rich.table import Table
 
 from edge import config, gateway
 from edge.config import Settings
@@ -403,6 +404,7 @@ class _Demo:
             "tree_size": tree_size,
             "verified": verified,
         }
+        self._console.print(_summary(result))
         faults = _faults(result, counted, ward.manifest)
         for fault in faults:
             self._console.print(f"[bold red]does not hold:[/] {fault}")
@@ -421,6 +423,20 @@ class _Demo:
         self._console.print("iomt verify, in a process of its own:")
         self._console.print(output.decode().rstrip(), highlight=False, markup=False)
         return process.returncode == 0
+
+
+def _summary(result: dict[str, Any]) -> Table:
+    """Both sides' counts beside each other."""
+    table = Table(title="messages")
+    for name in ("", "sent", "acknowledged", "received"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in ("committed", "duplicates", "refused"):
+        table.add_column(name, justify="right")
+    for door, one in (("MQTT, QoS 1", result), ("BLE", result["ble"])):
+        names = ("sent", "acknowledged", "received", "committed", "duplicates")
+        cells = [str(one.get(name, "-")) for name in (*names, "refused")]
+        table.add_row(door, *cells)
+    return table
 
 
 def _faults(

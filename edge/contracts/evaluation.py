@@ -48,6 +48,7 @@ class Evaluator:
                     record.device,
                     patient,
                     known,
-                    unknown=reading.values.keys() - known.keys(),
+                    unknown=(reading.values.keys() | reading.implausible)
+                    - known.keys(),
                 )
         return firings

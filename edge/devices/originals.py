@@ -62,8 +62,10 @@ def live(record: Record, reading: Reading) -> bool:
 
     Not when its envelope says that it was stored, nor when it is more than LATE_MS old.
     While our clock is not synchronised an age by it means nothing, so only the first
-    counts.
+    counts. Nor does the clock of a BLE device: it has no zone and nobody set it.
     """
+    if record.link in BLE_LINKS:
+        return True
     if Flag.BACKLOG in record.flags:
         return False
     if Flag.UNSYNCED in record.flags or reading.time_ms is None:

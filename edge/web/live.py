@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import TypedDict
 
 from edge.devices.metrics import BY_NAME
@@ -60,7 +60,10 @@ STALE_AFTER_OF_MS: Mapping[str, int] = {
     "battery": 30 * 60_000,
 }
 NOT_ON_A_TILE = frozenset({"sensor_contact", "battery", "ecg"})
+SHOWN_IN_TENTHS = frozenset({"body_temperature", "ambient_temperature", "weight"})
 PRIORITIES = ("high", "medium", "low", "technical")
+_ONES, _TENTHS = Decimal(1), Decimal("0.1")
+_WIDE = Context(prec=60)  # more digits than any value has (expression.py)
 _UNITS = {"mm[Hg]": "mmHg", "Cel": "°C", "1": ""}
 _WORDS = {"spo2": "SpO2"}
 _RATES = ("heart_rate", "pulse_rate")
@@ -181,11 +184,11 @@ def firing_title(contract: str, rule: str) -> str:
 
 
 def value_text(name: str, number: Decimal) -> str:
-    """A number as a person reads it: a decimal at most, 37.0 only for temperatures."""
-    text = f"{number:.1f}"
-    if BY_NAME[name].unit == "Cel":
-        return text
-    return text.removesuffix(".0")
+    """A number as a person reads it, rounded as a contract's fixed point is: 89.6 %
+    looks like 90 where the rule `spo2 < 90` takes it for 90 (expression.fixed_point).
+    """
+    step = _TENTHS if name in SHOWN_IN_TENTHS else _ONES
+    return f"{_WIDE.plus(number.quantize(step, ROUND_HALF_UP, _WIDE)):f}"  # no -0
 
 
 class Live:

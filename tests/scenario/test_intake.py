@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from workbench import Mailbox, SignedDevice, make_gateway, trusted_clock, vkey
 
 from edge.config import Settings
+from edge.devices.profiles.pulse_oximeter import Pair, SpotCheck, Timestamp
 from edge.errors import (
     BusyError,
     ConfigurationError,
@@ -27,7 +29,16 @@ from edge.errors import (
 from edge.gateway import Core, open_core
 from edge.ledger.verify import Verdict as LedgerVerdict
 from edge.ledger.verify import verify_directory, verify_proof
-from edge.model import CommitReport, Flag, Kind, Outcome, Verdict
+from edge.model import (
+    Arrival,
+    Attestation,
+    CommitReport,
+    Flag,
+    Kind,
+    Outcome,
+    Source,
+    Verdict,
+)
 from edge.store.commit import Writer
 from edge.store.reader import Reader, StoredRecord
 from edge.store.vault import load_keys
@@ -549,3 +560,84 @@ async def test_the_command_line_reads_beside_a_running_gateway(tmp_path: Path) -
     row = json.loads(output)
     assert row["metrics"] == {"spo2": 97.5}
     assert row["attestation"] == "device"
+
+
+async def test_no_personal_datum_stands_in_the_ledger_or_in_clear_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    """Invariant 3: distinctive strings go in, and every exported byte is searched."""
+    settings = make_gateway(tmp_path / "gateway")
+    patient, device = "Distinctive Patient 4711", "distinctive-device"
+    value = b'[{"n":"body_temperature","u":"Cel","v":36.70707}]'
+    async with open_core(settings) as core:
+        mail = Mailbox(core)
+        await core.administration.add_patient(patient)
+        await core.administration.add_device(device, "unsigned")
+        await core.administration.assign_device(device, patient)
+        assert (await mail.send(device, value)).verdict is Verdict.COMMITTED
+        assert (await mail.send(device, value + b"!")).verdict is Verdict.REFUSED
+    ledger = exported(settings, tmp_path / "log")
+    secrets = [patient.encode(), device.encode(), b"36.70707", b"body_temperature"]
+    for file in (one for one in ledger.rglob("*") if one.is_file()):
+        content = file.read_bytes()
+        assert not [one for one in secrets if one in content], file
+    store = b"".join(one.read_bytes() for one in settings.directory.glob("gateway.db*"))
+    assert device.encode() in store  # device names are no secret: docs/limits.md
+    for one in (patient.encode(), b"36.70707", b"body_temperature"):
+        assert one not in store
+
+
+async def test_attestation_says_who_vouches(tmp_path: Path) -> None:
+    """Invariant 5: a checked signature of the device, or our word alone."""
+    settings = make_gateway(tmp_path)
+    async with a_ward(settings) as (_, mail):
+        await mail.send("monitor", SignedDevice("monitor").envelope())
+        await mail.send("thermometer", SENML)
+    found = {one.record.device: one.record.attestation for one in readings_of(settings)}
+    assert found == {
+        "monitor": Attestation.DEVICE,
+        "thermometer": Attestation.GATEWAY,
+    }
+
+
+async def test_overload_makes_the_doors_wait_and_drops_nothing(tmp_path: Path) -> None:
+    """Invariant 8: congested above the bound, relieved by the commit, all answered."""
+    settings = make_gateway(tmp_path)
+    async with a_ward(settings) as (core, mail):
+        answers = [mail.submit("nobody", b"x") for _ in range(9000)]
+        congested = core.intake.congested
+        async with asyncio.timeout(20):
+            await core.intake.relieved()
+            outcomes = await asyncio.gather(*answers)
+    assert congested
+    assert len(outcomes) == 9000
+    assert reader_of(settings).counters()["refused"] == 9000
+
+
+async def test_a_ble_device_whose_clock_was_never_set_is_not_refused(
+    tmp_path: Path,
+) -> None:
+    """A spot check of the year 2000 still is a measurement of now."""
+    settings = trusted_clock(tmp_path)
+    when = Timestamp(2000, 1, 1, 0, 0, 0)
+    value = bytes(SpotCheck(Pair(Decimal(97), Decimal(60)), when))
+    answers: list[Outcome] = []
+    async with open_core(settings) as core:
+        await core.administration.add_device("oximeter", "ble", address="F0:00:01")
+        core.intake.submit(
+            Arrival(
+                Source.BLE,
+                "ble:F0:00:01",
+                "oximeter",
+                "2a5e",
+                value,
+                answers.append,
+                link="ble",
+            )
+        )
+        async with asyncio.timeout(5):
+            while not answers:
+                await asyncio.sleep(0.01)
+    assert answers[0].verdict is Verdict.COMMITTED
+    [stored] = readings_of(settings)
+    assert Flag.LATE not in stored.record.flags

@@ -533,6 +533,24 @@ def test_time_that_goes_back_is_a_mistake_of_ours() -> None:
         machine.advance(4)
 
 
+def test_contracts_read_one_metric_each_in_its_own_scale() -> None:
+    """96.26 is 963 tenths for one and 96 for the other."""
+    text = LIBRARY.joinpath("spo2-low.toml").read_text()
+    fine = text.replace('"spo2-low"', '"fine"').replace("scale = 1,", "scale = 10,")
+    loaded = load_directory({"1": fine, "2": text.replace("< 90", "< 97")})
+    machine = Machine([*loaded, spo2_low(extra="for = '1ms'")])
+    machine.observe(0, "a", "ada", {"spo2": Decimal("96.26")})
+    firings = machine.observe(8_000, "a", "ada", {"spo2": Decimal("85.26")})
+    firings += machine.observe(16_000, "a", "ada", {"spo2": Decimal("85.26")})
+    firings += machine.observe(23_000, "a", "ada", {"spo2": Decimal("85.26")})
+    seen = {(f.contract, f.at_ms): f.values["spo2"] for f in firings}
+    assert seen == {
+        ("low", 8_001): 85,
+        ("spo2-low", 15_000): 85,
+        ("fine", 23_000): 853,
+    }
+
+
 # --- faults ---
 
 
@@ -557,6 +575,7 @@ def test_an_input_that_stays_away_after_a_fault_is_lost_like_any_other() -> None
     """The fault forgets what was known, not that it was known."""
     machine = Machine([spo2_low(extra='on_unknown = "technical:gone"')])
     machine.observe(0, "a", "ada", GOOD)
+    machine.observe(500, "a", "ada", {}, {"spo2"})
     machine.observe(1_000, "a", "ada", {"spo2": Decimal("1E+30")})
     assert machine.next_deadline_ms() is None
     ended = machine.observe(2_000, "a", "ada", {}, {"spo2"})
@@ -600,6 +619,9 @@ def test_a_mistake_in_evaluation_stays_with_its_contract(
         ("spo2-low", "low", "start", 15_000),
     ]
     assert "a mistake of ours" in firings[0].detail
+    for second in (20, 21):
+        firings = machine.observe(second * 1_000, "b", "bob", {}, {"spo2"})
+        assert len(firings) == (second == 20), "said once, and remembered"
 
 
 # --- snapshots ---

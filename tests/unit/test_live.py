@@ -10,10 +10,11 @@ from decimal import Decimal
 from io import StringIO
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from edge.contracts.expression import VALUE_MAX, fixed_point
 from edge.devices.metrics import make_reading
 from edge.errors import Reason
 from edge.model import (
@@ -117,7 +118,7 @@ def test_a_reading_shows_its_value_unit_device_and_time() -> None:
         "stale_after_ms": 300_000,
         "flags": [],
     }
-    assert tile["values"]["spo2"]["text"] == "97.4"
+    assert tile["values"]["spo2"]["text"] == "97"
     assert tile["values"]["spo2"]["value"] == "97.40"
 
 
@@ -126,10 +127,13 @@ def test_a_reading_shows_its_value_unit_device_and_time() -> None:
     [
         ("heart_rate", "87.0", "87"),
         ("heart_rate", "1E+2", "100"),
-        ("spo2", "89.96", "90"),
-        ("spo2", "89.6", "89.6"),
+        ("spo2", "89.5", "90"),
+        ("spo2", "89.4999", "89"),
+        ("heart_rate", "130.5", "131"),
         ("body_temperature", "36.66", "36.7"),
         ("body_temperature", "37", "37.0"),
+        ("body_temperature", "38.95", "39.0"),
+        ("ambient_temperature", "-0.04", "0.0"),
         ("weight", "72.54", "72.5"),
         ("glucose", "18446744073709551615E+9", "18446744073709551615000000000"),
     ],
@@ -138,6 +142,19 @@ def test_numbers_are_shown_as_a_person_reads_them(
     name: str, number: str, text: str
 ) -> None:
     assert value_text(name, Decimal(number)) == text
+
+
+@given(
+    st.decimals(-(10**9), 10**9, places=9),
+    st.sampled_from(["heart_rate", "spo2", "body_temperature"]),
+)
+def test_a_number_is_shown_as_the_contracts_round_it(
+    number: Decimal, name: str
+) -> None:
+    """A page that says 90 beside an alarm "below 90" would be believed by nobody."""
+    scale = 10 if name == "body_temperature" else 1
+    assume(abs(number) * scale < VALUE_MAX)
+    assert Decimal(value_text(name, number)) * scale == fixed_point(number, scale)
 
 
 def test_what_no_one_may_rely_on_is_never_shown_as_a_number() -> None:

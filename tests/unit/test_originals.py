@@ -104,3 +104,9 @@ def test_while_our_clock_is_wrong_only_the_backlog_mark_says_late() -> None:
     both = record(b"", flags=Flag.UNSYNCED | Flag.BACKLOG)
     assert not live(both, at(0))
     assert not live(record(b"", flags=Flag.BACKLOG), at(None))
+
+
+def test_the_clock_of_a_ble_device_makes_no_reading_late() -> None:
+    """Its time has no zone, and most devices' clocks were never set."""
+    for link in ("ble", "ble-bonded"):
+        assert live(record(b"", link, "2a5e"), at(30 * 86_400_000))

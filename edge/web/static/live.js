@@ -102,7 +102,7 @@ function valueSlot(label, shown, text, className) {
   slot.append(make("span", "label", label, unit));
   if (!shown) {
     slot.classList.add("none");
-    slot.append(make("span", "word", "not measured"));
+    slot.append(make("span", "word", "none yet"));
     return slot;
   }
   slot.append(make("span", "number", text));
@@ -111,6 +111,7 @@ function valueSlot(label, shown, text, className) {
     slot.append(make("span", "word", STATE[shown.state] || shown.state));
   }
   slot.append(make("span", "age"));
+  slot.title = `${shown.value ?? "no number"} ${shown.unit} from ${shown.device}`;
   return measuredAttributes(slot, shown);
 }
 
