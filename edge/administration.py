@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from edge import cbor
 from edge.clock import Clock
+from edge.contracts.evaluation import RELEASED
 from edge.devices.registry import Assignment, Device, DeviceKind, Registry
 from edge.errors import ConfigurationError, NotFoundError
 from edge.intake import Change, Intake
@@ -224,6 +225,9 @@ class Administration:
         body: dict[int, object] = {2: device.ref}
         if assignment is not None:
             body |= {1: assignment.ref, 3: assignment.patient_ref}
+        left = self._left_alone(device, assignment)
+        if left is not None:
+            body[RELEASED] = left
         one = assignment or device.assignment
         slot = Slot(
             device.id, one.id if one else 0, one.patient if one else 0, Class.EVENTS
@@ -240,6 +244,17 @@ class Administration:
         # At once, so that record order decides whose the next reading is.
         self._registry.put(replace(device, assignment=assignment))
         await self._intake.administer(change)
+
+    def _left_alone(self, device: Device, to: Assignment | None) -> bytes | None:
+        """The patient who has no device any more once this one has gone, or None."""
+        was = device.assignment
+        if was is None or (to is not None and to.patient == was.patient):
+            return None
+        for one in self._registry.all():
+            stays = one.id != device.id and not one.revoked and one.assignment
+            if stays and stays.patient == was.patient:
+                return None
+        return was.patient_ref
 
     async def revoke_device(self, name: str) -> None:
         """Refuse whatever the device sends from now on."""

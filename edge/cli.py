@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import logging
@@ -54,24 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except ConfigurationError as error:
-        for problem in error.problems:
-            print(f"iomt: {problem}", file=sys.stderr)
-        return EXIT_WRONG
+        return _fail(EXIT_WRONG, *error.problems)
     except NotFoundError as error:
-        print(f"iomt: {error}", file=sys.stderr)
-        return EXIT_WRONG
+        return _fail(EXIT_WRONG, error)
     except BusyError as error:
-        print(f"iomt: {error}", file=sys.stderr)
-        return EXIT_BUSY
+        return _fail(EXIT_BUSY, error)
     except (DurabilityError, IntegrityError) as error:
-        print(f"iomt: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return _fail(EXIT_FAILED, error)
     except GatewayError as error:
-        print(f"iomt: {error}", file=sys.stderr)
-        return EXIT_WRONG
+        return _fail(EXIT_WRONG, error)
     except BrokenPipeError:  # `iomt readings | head`
         sys.stderr.close()
         return 0
+
+
+def _fail(status: int, *problems: object) -> int:
+    """Say what went wrong; the status holds even where the log's disk is full."""
+    with contextlib.suppress(OSError):
+        for problem in problems:
+            print(f"iomt: {problem}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -513,7 +516,7 @@ def _contract_check(options: argparse.Namespace) -> int:
     problems: list[str] = []
     for file in options.files:
         try:
-            contract = load(file.read_text(), str(file))
+            contract = load(file.read_bytes().decode(), str(file))
         except ConfigurationError as error:
             problems += error.problems
         except (OSError, UnicodeDecodeError) as error:

@@ -80,7 +80,11 @@ def load_contracts(directory: Path | None) -> list[Contract]:
     if directory is None:
         return []
     try:
-        texts = {one.name: one.read_text() for one in sorted(directory.glob("*.toml"))}
+        # As bytes: the contract's hash covers the file as it is, line ends included.
+        texts = {
+            one.name: one.read_bytes().decode()
+            for one in sorted(directory.glob("*.toml"))
+        }
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"{directory}: {error}"]) from error
     return load_directory(texts)
@@ -202,7 +206,7 @@ async def _running(
     )
     failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def failed(error: BaseException) -> None:
+    def failed(error: Exception) -> None:
         if not failure.done():
             failure.set_exception(error)
 
@@ -302,6 +306,7 @@ async def run(
         if listener is not None:
             stack.push_async_callback(listener.close)
             opened.intake.on_commit.append(AlertPublisher(listener.publish).update)
+        _show_active(opened, live)
         web_port = await _start_web(opened, live, stack)
         _release_undelivered(opened)
         tasks: list[asyncio.Task[Any]] = [
@@ -365,25 +370,33 @@ async def _start_mqtt(opened: Core) -> MqttListener | None:
     return listener
 
 
+def _show_active(opened: Core, live: Live) -> None:
+    """Put the alarms that were active before the start on the views again."""
+    firings = opened.intake.evaluator.machine.active()
+    live.update(opened.intake.report(_live(opened, firings)))
+
+
 def _release_undelivered(opened: Core) -> None:
-    """Show the alerts that were committed and not shown before the last end."""
+    """Send the alerts that were committed and not sent before the last end."""
     waiting = opened.reader.undelivered()
-    if not waiting:
-        return
+    if waiting:
+        firings = [Firing.decode(stored.record.original) for _, stored in waiting]
+        names = [stored.reading_id(0) for _, stored in waiting]
+        opened.intake.release_late(_live(opened, firings, names), waiting[-1][0])
+
+
+def _live(
+    opened: Core, firings: Sequence[Firing], names: Sequence[str] = ()
+) -> tuple[LiveFiring, ...]:
+    """Firings as the views take them; `names` are their records' where known."""
     patients = opened.reader.patients()
-    firings = []
-    for _, stored in waiting:
-        firing = Firing.decode(stored.record.original)
-        patient = patients.get(firing.subject.removeprefix("patient:"))
-        firings.append(
-            LiveFiring(
-                firing,
-                stored.record.device,
-                patient[1] if patient else None,
-                stored.reading_id(0),
-            )
-        )
-    opened.intake.release_late(tuple(firings), waiting[-1][0])
+    shown = []
+    for firing, name in zip(firings, names or [""] * len(firings), strict=True):
+        subject, _, key = firing.subject.partition(":")
+        patient = patients.get(key) if subject == "patient" else None
+        device = key if subject == "device" else None
+        shown.append(LiveFiring(firing, device, patient[1] if patient else None, name))
+    return tuple(shown)
 
 
 async def _watch_disk(settings: Settings, intake: Intake, live: Live) -> None:

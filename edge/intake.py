@@ -21,7 +21,6 @@ before it is looked at, so that the next start knows what killed the process.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -144,12 +143,12 @@ class Intake:
         evaluator: Evaluator,
         clock: Clock,
         pace: Pace,
-        failed: Callable[[BaseException], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._stores = stores
         self._registry = registry
         self._admission = admission
-        self._evaluator = evaluator
+        self.evaluator = evaluator
         self._clock = clock
         self._bucket = _Bucket(pace)
         self._failed = failed
@@ -170,6 +169,7 @@ class Intake:
         self._outbox_released = 0
         self._safe_left = SAFE_MODE_MESSAGES if stores.safe_mode else 0
         self._safe_task: asyncio.Task[None] | None = None
+        self._administering: set[asyncio.Future[None]] = set()
         self.on_commit: list[Callable[[CommitReport], None]] = []
         self.totals = stores.totals
         self.tree_size = stores.writer.tree_size
@@ -221,7 +221,7 @@ class Intake:
     def _run_turn(self) -> None:
         """Everything that the sockets held: verified with one call, then in order."""
         self._turn_due = False
-        if self._stopped and not self._turn:
+        if self._stopped:
             return
         arrivals = list(self._turn)
         self._turn.clear()
@@ -229,6 +229,19 @@ class Intake:
         self._consider_commit()
 
     def _process(self, arrivals: Sequence[Arrival]) -> None:
+        """Admit and evaluate; whatever is not a refusal stops the process.
+
+        Half of a turn may have been noted as used by then (sequences, contracts), so
+        that going on could acknowledge a reading that no commit holds. If the message
+        does it again, safe mode finds it.
+        """
+        try:
+            self._admit(arrivals)
+        except Exception as error:  # any: see above
+            log.critical("a message stopped the gateway", exc_info=True)
+            self._fail(error)
+
+    def _admit(self, arrivals: Sequence[Arrival]) -> None:
         now_ms, synced = self._clock.now_ms(), self._clock.synced
         decisions = self._admission.decide(arrivals, now_ms, synced=synced)
         for arrival, decision in zip(arrivals, decisions, strict=True):
@@ -274,7 +287,7 @@ class Intake:
                     reading=reading,
                 )
             )
-        self._fire(self._evaluator.feed(record, admitted.readings), record)
+        self._fire(self.evaluator.feed(record, admitted.readings), record)
         return Outcome(Verdict.COMMITTED)
 
     def _repeat(self, arrival: Arrival, repeated: Repeated) -> Outcome:
@@ -336,7 +349,7 @@ class Intake:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
-        due_ms = self._evaluator.machine.next_deadline_ms()
+        due_ms = self.evaluator.machine.next_deadline_ms()
         if due_ms is not None and not self._stopped:
             delay_s = max(0, due_ms - self._clock.now_ms()) / 1000
             self._deadline_timer = self._loop.call_later(delay_s, self._deadline)
@@ -344,13 +357,13 @@ class Intake:
     def _deadline(self) -> None:
         self._deadline_timer = None
         now_ms = self._clock.now_ms()
-        due_ms = self._evaluator.machine.next_deadline_ms()
+        due_ms = self.evaluator.machine.next_deadline_ms()
         if due_ms is not None and due_ms <= now_ms:
             flags = Flag(0) if self._clock.synced else Flag.UNSYNCED
             tick = Record(Kind.TICK, now_ms, cbor.encode({}), flags=flags)
             self._open.batch.add(tick, GATEWAY_SLOT)
             self._open.urgent = True
-            self._fire(self._evaluator.feed(tick), tick)
+            self._fire(self.evaluator.feed(tick), tick)
         self._schedule_deadline()
         self._consider_commit()
 
@@ -378,14 +391,17 @@ class Intake:
         done: asyncio.Future[None] = self._loop.create_future()
 
         def finish() -> None:
+            self._administering.discard(done)
             if not done.done():
                 done.set_result(None)
 
+        self._administering.add(done)
         batch = self._open.batch
         batch.statements += change.statements
         batch.entries += change.entries
         for record, slot in change.records:
             batch.add(record, slot)
+            self._fire(self.evaluator.feed(record), record)
         if change.applied is not None:
             self._open.applied.append(change.applied)
         self._open.applied.append(finish)
@@ -400,9 +416,9 @@ class Intake:
         self._schedule_deadline()
         self._consider_commit()
 
-    def release_late(self, firings: tuple[LiveFiring, ...], outbox_last: int) -> None:
-        """Show alerts that an earlier process committed and did not get to show."""
-        report = CommitReport(
+    def report(self, firings: tuple[LiveFiring, ...]) -> CommitReport:
+        """A report of firings that an earlier process committed."""
+        return CommitReport(
             time_ms=self._clock.now_ms(),
             tree_size=self.tree_size,
             clock_synced=self._clock.synced,
@@ -411,8 +427,12 @@ class Intake:
             refusals=(),
             totals=dict(self.totals),
         )
+
+    def release_late(self, firings: tuple[LiveFiring, ...], outbox_last: int) -> None:
+        """Show alerts that an earlier process committed and did not get to show."""
+        report = self.report(firings)
         for listener in self.on_commit:
-            listener(report)
+            _call(listener, report)
         self._outbox_released = outbox_last
 
     def _consider_commit(self) -> None:
@@ -445,7 +465,7 @@ class Intake:
         if batch.has_leaves:
             self._batch_number += 1
             if batch.time_ms >= self._state_due_ms:
-                batch.contract_state = self._evaluator.machine.snapshot()
+                batch.contract_state = self.evaluator.machine.snapshot()
                 self._state_due_ms = batch.time_ms + STATE_INTERVAL_MS
         if not self.congested:
             self._relief.set()
@@ -456,28 +476,38 @@ class Intake:
             committed = await self._loop.run_in_executor(
                 self._thread, self._stores.writer.commit, opened.batch
             )
-        except BaseException as error:  # whatever it was, nothing may be answered now
-            self._stopped = True
-            self._failed(error)
-            raise
-        self._in_flight = None
+        except Exception as error:
+            # Whatever it was, nothing may be answered now.
+            log.critical("a commit failed", exc_info=True)
+            self._fail(error)
+            return
+        finally:
+            self._in_flight = None
         self._release(opened, committed)
         self._restart_tick_timer()
         if not self._stopped:
             self._consider_commit()
 
+    def _fail(self, error: Exception) -> None:
+        """Answer nothing any more; the process stops and the next start recovers."""
+        self._stopped = True
+        for waiting in self._administering:
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._failed(error)
+
     def _release(self, opened: _Open, committed: Committed) -> None:
         """Only here anything becomes visible: the commit is durable."""
         self.totals.update(opened.batch.counts)
         self.tree_size = committed.tree_size
+        self._outbox_released = committed.outbox_last or self._outbox_released
         for settle, outcome in opened.settles:
-            settle(outcome)
+            _call(settle, outcome)
         for applied in opened.applied:
-            applied()
+            _call(applied)
         report = self._report(opened, committed)
         for listener in self.on_commit:
-            listener(report)
-        self._outbox_released = committed.outbox_last or self._outbox_released
+            _call(listener, report)
 
     def _report(self, opened: _Open, committed: Committed) -> CommitReport:
         batch = opened.batch
@@ -514,53 +544,64 @@ class Intake:
 
     async def _run_safe(self) -> None:
         """One message a commit, its digest durable before anyone looks at it."""
-        while self._turn and self._safe_left:
+        while self._turn and self._safe_left and not self._stopped:
             arrival = self._turn.popleft()
             await self._mark({"suspect": digest_of(arrival.payload)})
             self._process([arrival])
-            self._open.urgent = True
-            self._consider_commit()
-            while self._in_flight is not None:
-                await asyncio.shield(self._in_flight)
+            await self._commit_all()
             self._safe_left -= 1
+            await self._mark({"suspect": None})
             if not self._safe_left:
                 log.warning("safe mode ends: %d messages went well", SAFE_MODE_MESSAGES)
                 await self._mark({"abnormal_exits": 0})
-            await self._mark({"suspect": None})
         self._safe_task = None
         if self._turn:
             self._run_turn()
 
+    async def _commit_all(self) -> None:
+        """Return once nothing is open or in flight, or the gateway has failed."""
+        while not self._stopped and (self._in_flight or not self._open.batch.empty):
+            self._open.urgent = True
+            self._consider_commit()
+            if self._in_flight is not None:
+                await asyncio.shield(self._in_flight)
+
     async def _mark(self, values: dict[str, SqlValue]) -> None:
+        if self._stopped:
+            return
         try:
             await self._loop.run_in_executor(
                 self._thread, self._stores.writer.mark, values
             )
         except DurabilityError as error:
-            self._stopped = True
-            self._failed(error)
-            raise
+            self._fail(error)
 
     # ---- End ----
 
     async def stop(self) -> None:
         """Commit what is open, settle it, and release the writer thread."""
         if self._safe_task is not None:
-            with contextlib.suppress(DurabilityError):
-                await self._safe_task
+            await self._safe_task
         self._run_turn()
-        if not self._stopped:
-            while self._in_flight is not None or not self._open.batch.empty:
-                self._open.urgent = True
-                self._consider_commit()
-                if self._in_flight is not None:
-                    await asyncio.shield(self._in_flight)
-            await self._mark({"running": None, "suspect": None, "abnormal_exits": 0})
+        await self._commit_all()
+        await self._mark({"running": None, "suspect": None, "abnormal_exits": 0})
         self._stopped = True
         for timer in (self._commit_timer, self._deadline_timer, self._tick_timer):
             if timer is not None:
                 timer.cancel()
         self._thread.shutdown()
+
+
+def _call(function: Callable[..., None], *arguments: object) -> None:
+    """Call what waits for a commit; its own failure is not the intake's.
+
+    The commit is durable by then: a door or a view that fails must not keep the others
+    from their answers.
+    """
+    try:
+        function(*arguments)
+    except Exception:  # any: see above
+        log.exception("a listener failed after a commit")
 
 
 _COUNTERS = {

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edge import cbor
 from edge.contracts.machine import Machine
 from edge.devices.originals import live, readings_of
 from edge.model import Firing, Kind, Reading, Record
+
+RELEASED = 4  # in an assignment's original: the patient who has no device left
 
 
 class Evaluator:
@@ -33,6 +36,8 @@ class Evaluator:
         """The firings of this record; `readings` spares decoding its original again."""
         if record.kind is Kind.TICK:
             return self.machine.advance(record.received_ms)
+        if record.kind is Kind.ASSIGNMENT:
+            return self._release(record)
         if record.kind is not Kind.READING or record.device is None:
             return []
         firings = self.machine.advance(record.received_ms)
@@ -51,4 +56,14 @@ class Evaluator:
                     unknown=(reading.values.keys() | reading.implausible)
                     - known.keys(),
                 )
+        return firings
+
+    def _release(self, record: Record) -> list[Firing]:
+        """End what is active for a patient who has no device left."""
+        firings = self.machine.advance(record.received_ms)
+        body = cbor.decode(record.original)
+        released = body.get(RELEASED) if isinstance(body, dict) else None
+        if isinstance(released, bytes):
+            subject = f"patient:{released.hex()}"
+            firings += self.machine.release(record.received_ms, subject)
         return firings

@@ -180,6 +180,24 @@ class Machine:
                 firings.append(_own(running, FAULT, "end", subject, now_ms))
         return firings
 
+    def active(self) -> list[Firing]:
+        """The start of everything that has not ended, as when it fired.
+
+        For a view that begins anew, such as the page after a restart. The values are
+        those of now.
+        """
+        firings: list[Firing] = []
+        for running in self._running:
+            for subject in running.subjects.values():
+                for index, rule in enumerate(running.contract.rules):
+                    now = subject.rules[index]
+                    for name in _active(rule, now):
+                        at_ms = now.since_ms if name == rule.name else now.unknown_ms
+                        firings.append(
+                            _fire(running, subject, index, name, "start", at_ms)
+                        )
+        return firings
+
     def snapshot(self) -> bytes:
         """The whole state (format: state.py), for `restore` into the same contracts."""
         contracts: list[state.Packed] = []
@@ -295,7 +313,7 @@ class Machine:
             rearm = running_rule.rearm
             ends = holds is False if rearm is None else rearm(subject.values)
             if ends and not holds:
-                now.phase = IDLE
+                now.phase, now.since_ms = IDLE, -1
                 firings.append(_fire(running, subject, index, rule.name, "end", at_ms))
         elif holds:
             if now.phase == IDLE:
@@ -303,7 +321,7 @@ class Machine:
                 if rule.for_ms:
                     self._wake(running, subject, at_ms + rule.for_ms)
             if at_ms - now.since_ms >= rule.for_ms:
-                now.phase, now.since_ms = ACTIVE, -1
+                now.phase, now.since_ms = ACTIVE, at_ms
                 firings.append(
                     _fire(running, subject, index, rule.name, "start", at_ms)
                 )
@@ -335,7 +353,7 @@ class Machine:
                 now.unknown_ms = at_ms
                 self._wake(running, subject, at_ms + rule.fresh_ms + 1)
             elif at_ms - now.unknown_ms > rule.fresh_ms:
-                now.lost, now.unknown_ms = True, -1
+                now.lost, now.unknown_ms = True, at_ms
                 firings.append(_fire(running, subject, index, label, "start", at_ms))
 
 

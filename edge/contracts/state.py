@@ -32,10 +32,10 @@ class RuleState:
 
     def __init__(self) -> None:
         self.phase = IDLE
-        self.since_ms = -1  # pending: since when TRUE
+        self.since_ms = -1  # pending: since when TRUE; active: since when
         self.known_once = False  # on_unknown: ever not UNKNOWN,
-        self.unknown_ms = -1  # UNKNOWN since,
-        self.lost = False  # and said so
+        self.unknown_ms = -1  # UNKNOWN since; lost: since when
+        self.lost = False  # UNKNOWN, and said so
 
 
 class Subject:
@@ -92,7 +92,7 @@ class Subject:
         for rule, state in zip(contract.rules, self.rules, strict=True):
             if state.phase == PENDING and state.since_ms + rule.for_ms > after_ms:
                 due_ms = min(due_ms, state.since_ms + rule.for_ms)
-            if state.unknown_ms >= 0:
+            if state.unknown_ms >= 0 and not state.lost:
                 due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
         return due_ms
 
@@ -104,7 +104,8 @@ class Subject:
         for state in self.rules:
             if state.phase == PENDING:
                 state.phase, state.since_ms = IDLE, -1
-            state.unknown_ms = -1
+            if not state.lost:
+                state.unknown_ms = -1
 
 
 # A contract's state: name, hash, the refused subject, its subjects

@@ -6,12 +6,14 @@ without one. Each question is one short read transaction.
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import apsw
@@ -47,6 +49,7 @@ from edge.store.database import (
 
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,6})(?:\.([0-9]{1,3}))?")
 EPISODE_KEYS_KEPT = 1024
+PAGE_COUNT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,49 +176,73 @@ class Reader:
         self, *, device: int | None = None, patient: int | None = None
     ) -> Iterator[StoredRecord]:
         """Every record, oldest first; of one device or patient where told."""
-        condition, values = "", []
-        for column, value in (("device", device), ("patient", patient)):
-            if value is not None:
-                condition += f" AND e.{column} = ?"
-                values.append(value)
-        last = 0
-        while True:
-            query = f"""SELECT DISTINCT f.id >> ? FROM frames f
-                JOIN episodes e ON e.id = f.episode
-                WHERE f.id >= ?{condition} ORDER BY f.id LIMIT 256"""  # noqa: S608
-            place = (last + 1) << FRAME_BITS
-            batch_ids = rows(self._connection, query, (FRAME_BITS, place, *values))
-            if not batch_ids:
-                return
-            for (batch_id,) in batch_ids:
-                yield from self._batch_records(batch_id, device, patient)
-            last = batch_ids[-1][0]
+        if device is None and patient is None:
+            yield from self.records_after(0)
+            return
+        episodes = rows(
+            self._connection,
+            "SELECT id FROM episodes WHERE ifnull(?1, device) = device "
+            "AND ifnull(?2, patient) = patient",
+            (device, patient),
+        )
+        frames = heapq.merge(*(self._frame_ids(episode) for (episode,) in episodes))
+        yield from self._frames_records(frames)
+
+    def records_after(self, batch_id: int) -> Iterator[StoredRecord]:
+        """Every record of the batches after this one, in leaf order."""
+        yield from self._frames_records(
+            self._pages(
+                "SELECT id FROM frames WHERE id > ? ORDER BY id LIMIT ?",
+                ((batch_id + 1) << FRAME_BITS) - 1,
+            )
+        )
 
     def newest_of(self, device: Device) -> list[Record]:
         """The newest HASHES_KEPT readings of a device, oldest first."""
         found: list[Record] = []
-        for batch_id, episode, retention, sealed in rows(
+        for (episode,) in rows(
             self._connection,
-            "SELECT f.id >> ?, f.episode, f.class, f.sealed FROM frames f "
-            "JOIN episodes e ON e.id = f.episode WHERE e.device = ? "
-            "ORDER BY f.id DESC LIMIT ?",
-            (FRAME_BITS, device.id, HASHES_KEPT),
+            "SELECT id FROM episodes WHERE device = ? ORDER BY id DESC",
+            (device.id,),
         ):
-            opened = self._open_frame(batch_id, episode, retention, sealed)
-            records = [Record.decode(body) for _, body in opened.records]
-            found += [one for one in reversed(records) if one.kind is Kind.READING]
-            if len(found) >= HASHES_KEPT:
-                break
-        return found[:HASHES_KEPT][::-1]
+            for (frame,) in rows(
+                self._connection,
+                "SELECT id FROM frames WHERE episode = ? ORDER BY id DESC LIMIT ?",
+                (episode, HASHES_KEPT),
+            ):
+                opened = [Record.decode(body) for _, body in self._open(frame).records]
+                found += [one for one in reversed(opened) if one.kind is Kind.READING]
+                if len(found) >= HASHES_KEPT:
+                    return found[:HASHES_KEPT][::-1]
+        return found[::-1]
 
-    def records_after(self, batch_id: int) -> Iterator[StoredRecord]:
-        """Every record of the batches after this one, in leaf order, for replay."""
-        for (later,) in rows(
-            self._connection,
-            "SELECT id FROM batches WHERE id > ? ORDER BY id",
-            (batch_id,),
-        ):
-            yield from self._batch_records(later, None, None)
+    def _frame_ids(self, episode: int) -> Iterator[int]:
+        return self._pages(
+            "SELECT id FROM frames WHERE id > ? AND episode = ? ORDER BY id LIMIT ?",
+            0,
+            episode,
+        )
+
+    def _pages(self, query: str, after: int, *values: int) -> Iterator[int]:
+        """The ids of a query, page by page: a long list is no long transaction."""
+        while page := rows(self._connection, query, (after, *values, PAGE_COUNT)):
+            yield from (id_ for (id_,) in page)
+            after = page[-1][0]
+
+    def _frames_records(self, frames: Iterable[int]) -> Iterator[StoredRecord]:
+        """The records of these frames, in the order of batches and leaves."""
+        for batch_id, ids in groupby(frames, lambda one: one >> FRAME_BITS):
+            [(boot_id, number)] = rows(
+                self._connection,
+                "SELECT boot, number FROM batches WHERE id = ?",
+                (batch_id,),
+            )
+            found = [
+                StoredRecord(batch_id, boot_id, number, leaf, Record.decode(body))
+                for one in ids
+                for leaf, body in self._open(one).records
+            ]
+            yield from sorted(found, key=lambda stored: stored.leaf)
 
     def contract_state(self) -> tuple[int, bytes] | None:
         """(batch the snapshot includes, snapshot), or None before the first."""
@@ -245,53 +272,37 @@ class Reader:
                 yield id_, time_ms, refusal
 
     def _record_at(self, batch_id: int, leaf: int) -> StoredRecord:
-        for stored in self._batch_records(batch_id, None, None):
+        for stored in self._frames_records(self._batch_frames(batch_id)):
             if stored.leaf == leaf:
                 return stored
         raise IntegrityError(f"batch {batch_id} has no record {leaf}")
 
-    def _batch_records(
-        self, batch_id: int, device: int | None, patient: int | None
-    ) -> list[StoredRecord]:
-        found = []
-        [(boot_id, number)] = rows(
+    def _batch_frames(self, batch_id: int) -> list[int]:
+        found = rows(
             self._connection,
-            "SELECT boot, number FROM batches WHERE id = ?",
-            (batch_id,),
-        )
-        for episode, retention, sealed, owner, holder in rows(
-            self._connection,
-            "SELECT f.episode, f.class, f.sealed, e.device, e.patient FROM frames f "
-            "JOIN episodes e ON e.id = f.episode WHERE f.id >= ? AND f.id < ?",
+            "SELECT id FROM frames WHERE id >= ? AND id < ?",
             (batch_id << FRAME_BITS, (batch_id + 1) << FRAME_BITS),
-        ):
-            if device not in (None, owner) or patient not in (None, holder):
-                continue
-            opened = self._open_frame(batch_id, episode, retention, sealed)
-            found += [
-                StoredRecord(batch_id, boot_id, number, leaf, Record.decode(body))
-                for leaf, body in opened.records
-            ]
-        return sorted(found, key=lambda stored: stored.leaf)
-
-    def _open_frame(
-        self, batch_id: int, episode: int, retention: int, sealed: bytes
-    ) -> _Opened:
-        ref, key = self._episode_key(episode)
-        [(boot_id, number)] = rows(
-            self._connection,
-            "SELECT boot, number FROM batches WHERE id = ?",
-            (batch_id,),
         )
+        return [id_ for (id_,) in found]
+
+    def _open(self, frame: int) -> _Opened:
+        """A frame, unsealed; IntegrityError where it is not what it should be."""
+        [(episode, retention, sealed, boot_id, number)] = rows(
+            self._connection,
+            "SELECT f.episode, f.class, f.sealed, b.boot, b.number FROM frames f "
+            "JOIN batches b ON b.id = f.id >> ? WHERE f.id = ?",
+            (FRAME_BITS, frame),
+        )
+        ref, key = self._episode_key(episode)
         associated = frame_associated(boot_id, number, ref, retention)
         try:
             plain = cbor.decode(vault.unseal(key, sealed, associated))
         except RejectError as error:
-            raise IntegrityError(f"a frame of batch {batch_id}: {error}") from error
+            raise IntegrityError(f"frame {frame}: {error}") from error
         match plain:
             case [bytes(salt_key), list(pairs)]:
                 return _Opened(salt_key, [(leaf, body) for leaf, body in pairs])
-        raise IntegrityError(f"a frame of batch {batch_id} has another form")
+        raise IntegrityError(f"frame {frame} has another form")
 
     def _episode_key(self, episode: int) -> tuple[bytes, bytes]:
         kept = self._episode_keys.get(episode)
@@ -451,12 +462,8 @@ class Reader:
 
     def _disclosed(self, batch_id: int, leaf: int) -> tuple[bytes, bytes]:
         """(salt, record) of a leaf; NotFoundError for padding."""
-        for episode, retention, sealed in rows(
-            self._connection,
-            "SELECT episode, class, sealed FROM frames WHERE id >= ? AND id < ?",
-            (batch_id << FRAME_BITS, (batch_id + 1) << FRAME_BITS),
-        ):
-            opened = self._open_frame(batch_id, episode, retention, sealed)
+        for frame in self._batch_frames(batch_id):
+            opened = self._open(frame)
             for index, body in opened.records:
                 if index == leaf:
                     return ledger_batch.salt(opened.salt_key, leaf), body

@@ -27,7 +27,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context, Decimal
-from typing import TypedDict
+from functools import cache
+from typing import NamedTuple, TypedDict
 
 from edge.devices.metrics import BY_NAME
 from edge.model import (
@@ -36,6 +37,7 @@ from edge.model import (
     Flag,
     LiveFiring,
     LiveReading,
+    Reading,
 )
 
 LIVE_DEVICES_MAX = 1000
@@ -61,6 +63,7 @@ STALE_AFTER_OF_MS: Mapping[str, int] = {
 }
 NOT_ON_A_TILE = frozenset({"sensor_contact", "battery", "ecg"})
 SHOWN_IN_TENTHS = frozenset({"body_temperature", "ambient_temperature", "weight"})
+NO_NUMBER = "—"  # is shown for a value that nobody may rely on
 PRIORITIES = ("high", "medium", "low", "technical")
 _ONES, _TENTHS = Decimal(1), Decimal("0.1")
 _WIDE = Context(prec=60)  # more digits than any value has (expression.py)
@@ -148,16 +151,12 @@ class Snapshot(TypedDict):
     refusals: list[RefusalLine]
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """The newest value of a metric; `number` is None for a letter or no number."""
+class _Measured(NamedTuple):
+    """A reading and when it was measured: by our clock, and by the device's own."""
 
-    number: Decimal | None
-    letter: str
-    state: str
     measured_ms: int
     time_ms: int
-    flags: Flag
+    live: LiveReading
 
 
 @dataclass(slots=True)
@@ -169,7 +168,7 @@ class _Device:
     link: str = ""
     attestation: Attestation = Attestation.GATEWAY
     received_ms: int = 0
-    values: dict[str, _Value] = field(default_factory=dict)
+    values: dict[str, _Measured] = field(default_factory=dict)
 
 
 def firing_title(contract: str, rule: str) -> str:
@@ -290,28 +289,19 @@ class Live:
         if len(self._devices) > LIVE_DEVICES_MAX:
             del self._devices[next(iter(self._devices))]
         device.link, device.attestation = live.link, live.attestation
-        device.received_ms = live.received_ms
-        measured_ms, time_ms = live.received_ms, live.reading.time_ms
-        if live.flags & _OLD_FLAGS and time_ms is not None:
-            measured_ms = min(measured_ms, time_ms)
+        device.received_ms = measured_ms = live.received_ms
         reading = live.reading
-        names = {*reading.values, *reading.texts, *reading.implausible}
-        for name in names:
-            value = _Value(
-                number=reading.values.get(name),
-                letter=reading.texts.get(name, ""),
-                state=_state(live, name),
-                measured_ms=measured_ms,
-                time_ms=time_ms if time_ms is not None else live.received_ms,
-                flags=live.flags,
-            )
-            before = device.values.get(name)
-            # What was stored and is sent late must not replace a newer value.
-            if before is None or (before.measured_ms, before.time_ms) <= (
-                value.measured_ms,
-                value.time_ms,
-            ):
-                device.values[name] = value
+        time_ms = measured_ms if reading.time_ms is None else reading.time_ms
+        if live.flags & _OLD_FLAGS:
+            measured_ms = min(measured_ms, time_ms)
+        measured = _Measured(measured_ms, time_ms, live)
+        values = device.values
+        for names in (reading.values, reading.texts, reading.implausible):
+            for name in names:
+                before = values.get(name)
+                # What was stored and is sent late must not replace a newer value.
+                if before is None or before[:2] <= measured[:2]:
+                    values[name] = measured
 
     def _take_firing(self, live: LiveFiring) -> None:
         firing = live.firing
@@ -375,8 +365,7 @@ class Live:
         ]
 
 
-def _state(live: LiveReading, name: str) -> str:
-    reading = live.reading
+def _state(reading: Reading, name: str) -> str:
     number = reading.values.get(name)
     if reading.no_contact:
         return "off"
@@ -409,52 +398,60 @@ def _stale_after_ms(name: str) -> int:
 
 def _tile(devices: list[_Device], now_ms: int) -> Tile:
     """Of one metric from several devices: a good fresh value, else the newest."""
-    best: dict[str, tuple[tuple[bool, int], Shown]] = {}
+    best: dict[str, tuple[tuple[bool, int], str, _Measured]] = {}
     for device in devices:
-        for name, value in device.values.items():
+        for name, measured in device.values.items():
             if name in NOT_ON_A_TILE:
                 continue
-            fresh = now_ms - value.measured_ms <= _stale_after_ms(name)
-            rank = (fresh and value.state == "ok", value.measured_ms)
+            fresh = now_ms - measured.measured_ms <= _stale_after_ms(name)
+            good = fresh and _state(measured.live.reading, name) == "ok"
+            rank = (good, measured.measured_ms)
             if name not in best or best[name][0] < rank:
-                best[name] = (rank, _shown(device.name, name, value))
-    good = {name for name, (rank, _) in best.items() if rank[0]}
+                best[name] = (rank, device.name, measured)
     rates = [name for name in _RATES if name in best]
+    good_rates = [name for name in rates if best[name][0][0]]
     return Tile(
         patient=devices[0].patient,
         devices=[_line(device) for device in devices],
-        rate=next((n for n in rates if n in good), rates[0] if rates else ""),
-        values={name: best[name][1] for name in BY_NAME if name in best},
+        rate=next(iter(good_rates or rates), ""),
+        values={
+            name: _shown(name, *best[name][1:]) for name in BY_NAME if name in best
+        },
     )
 
 
-def _shown(device: str, name: str, value: _Value) -> Shown:
-    text = "—"
-    if value.state == "ok":
-        text = value.letter or value_text(name, value.number or Decimal(0))
-    exact = value.letter or (str(value.number) if value.number is not None else None)
+def _shown(name: str, device: str, measured: _Measured) -> Shown:
+    live = measured.live
+    state, number = _state(live.reading, name), live.reading.values.get(name)
+    letter = live.reading.texts.get(name)
+    text: str | None = NO_NUMBER
+    if state == "ok":
+        text = letter if number is None else value_text(name, number)
     unit = BY_NAME[name].unit
     return Shown(
         device=device,
-        value=exact,
-        text=text,
+        value=letter if number is None else str(number),
+        text=text or NO_NUMBER,
         unit=_UNITS.get(unit, unit),
-        state=value.state,
-        measured_ms=value.measured_ms,
+        state=state,
+        measured_ms=measured.measured_ms,
         stale_after_ms=_stale_after_ms(name),
-        flags=[flag.name.lower() for flag in value.flags if flag.name],
+        flags=_flag_names(live.flags),
     )
 
 
+@cache
+def _flag_names(flags: Flag) -> list[str]:
+    return [flag.name.lower() for flag in flags if flag.name]
+
+
 def _line(device: _Device) -> DeviceLine:
-    battery = device.values.get("battery")
-    known = battery is not None and battery.state == "ok"
+    charge = device.values.get("battery")
+    battery = _shown("battery", device.name, charge) if charge else None
     return DeviceLine(
         device=device.name,
         link=device.link,
         attestation=device.attestation.name.lower(),
         received_ms=device.received_ms,
-        battery=_shown(device.name, "battery", battery)["text"]
-        if battery is not None and known
-        else "",
+        battery=battery["text"] if battery and battery["state"] == "ok" else "",
     )

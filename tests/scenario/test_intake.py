@@ -333,10 +333,12 @@ async def test_a_restart_in_the_middle_of_a_rule_changes_no_firing(
     seen: list[CommitReport] = []
     async with a_ward(settings) as (core, mail):
         await mail.send("monitor", monitor.envelope(systolic_pressure=192))
-        state = core.intake._evaluator.machine.snapshot()
+        state = core.intake.evaluator.machine.snapshot()
     async with a_ward(settings) as (core, mail):
         core.intake.on_commit.append(seen.append)
-        assert core.intake._evaluator.machine.snapshot() == state
+        assert core.intake.evaluator.machine.snapshot() == state
+        [active] = core.intake.evaluator.machine.active()
+        assert (active.rule, active.phase) == ("high", "start")
         await mail.send("monitor", monitor.envelope(systolic_pressure=193))
         assert not [one for report in seen for one in report.firings]
         await mail.send("monitor", monitor.envelope(systolic_pressure=120))
@@ -641,3 +643,20 @@ async def test_a_ble_device_whose_clock_was_never_set_is_not_refused(
     assert answers[0].verdict is Verdict.COMMITTED
     [stored] = readings_of(settings)
     assert Flag.LATE not in stored.record.flags
+
+
+async def test_a_patient_without_a_device_has_no_alarm_left(tmp_path: Path) -> None:
+    """Else "high" would stand on the wall after the discharge, for ever."""
+    settings = make_gateway(tmp_path)
+    seen: list[CommitReport] = []
+    async with a_ward(settings) as (core, mail):
+        core.intake.on_commit.append(seen.append)
+        await mail.send(
+            "monitor", SignedDevice("monitor").envelope(systolic_pressure=199)
+        )
+        await core.administration.assign_device("monitor", None)
+        state = core.intake.evaluator.machine.snapshot()
+    fired = [one.firing for report in seen for one in report.firings]
+    assert [one.phase for one in fired] == ["start", "end"]
+    async with a_ward(settings) as (core, _):  # and the replay comes to the same
+        assert core.intake.evaluator.machine.snapshot() == state

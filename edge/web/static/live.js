@@ -192,6 +192,7 @@ function who(alarm) {
 
 function drawActive(alarm) {
   const since = make("span", "since");
+  since.setAttribute("aria-live", "off"); // it changes every second
   since.dataset.sinceMs = alarm.started_ms;
   const short = alarm.detail.length <= DETAIL_LENGTH_MAX;
   const node = make(
@@ -295,12 +296,17 @@ function draw() {
   drawCounters(snapshot);
   const blocked = find("#blocked");
   blocked.hidden = !snapshot.blocked;
-  blocked.textContent = `The gateway takes no readings: ${snapshot.blocked}`;
+  say(blocked, `The gateway takes no readings: ${snapshot.blocked}`);
   const count = patients.length;
   find("#summary").textContent = `${count} ${count === 1 ? "patient" : "patients"}`;
 }
 
 // ---- What goes on between snapshots ----
+
+// Only a change is written: screen readers speak what is written in an alert.
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
 
 function tickTile(node, now) {
   let newest = -Infinity;
@@ -327,10 +333,10 @@ function tick() {
   const banner = find("#lost");
   banner.hidden = page.connected;
   if (!page.connected) {
-    const since = clockText(page.lostAt);
-    const age = ageText(Date.now() - page.lostAt);
-    banner.textContent = `No connection to the gateway since ${since} (${age}).`;
-    if (page.snapshot) banner.textContent += " What you see is old.";
+    const old = page.snapshot ? " What you see is old." : "";
+    const what = `No connection to the gateway since ${clockText(page.lostAt)}.${old}`;
+    say(banner.querySelector(".what"), what);
+    say(banner.querySelector(".age"), `(${ageText(Date.now() - page.lostAt)})`);
   }
   const alarms = page.snapshot ? page.snapshot.active.length : 0;
   const title = alarms ? `(${alarms}) Ward` : "Ward";
