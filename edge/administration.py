@@ -21,7 +21,8 @@ from edge.intake import Change, Intake
 from edge.ledger import ed25519
 from edge.ledger.batch import DeviceEnrolment, DeviceRevocation
 from edge.model import Attestation, Flag, Kind, Record, is_name
-from edge.store.commit import Class, Keys, Slot, patient_associated
+from edge.store.commit import Class, Slot
+from edge.store.keys import Keys, patient_associated
 from edge.store.vault import seal, unseal
 
 REF_SIZE = 16

@@ -45,6 +45,7 @@ from edge.sources.ble_hci import attach
 from edge.sources.mqtt_listener import MqttListener
 from edge.store import commit as store
 from edge.store.database import lock_directory, meta, open_writer
+from edge.store.keys import Keys
 from edge.store.reader import Reader
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
@@ -119,7 +120,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         elif origin != settings.origin:
             raise ConfigurationError([f"[gateway] origin: the data are of {origin!r}"])
         boot_id = os.urandom(store.BOOT_ID_SIZE)
-        keys = store.Keys(keyring.master, connection)
+        keys = Keys(keyring.master, connection)
         writer = store.Writer(
             connection,
             settings.directory,
@@ -188,7 +189,7 @@ async def _running(
     keyring: Keyring,
     reader: Reader,
     writer: store.Writer,
-    keys: store.Keys,
+    keys: Keys,
     contracts: list[Contract],
     boot_id: bytes,
     *,

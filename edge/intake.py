@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from edge.config import Pace
 from edge.contracts.evaluation import Evaluator
 from edge.devices.registry import Registry
 from edge.errors import DurabilityError, Reason, RefusedError
-from edge.ledger.batch import ClockTick
+from edge.ledger.batch import ClockTick, reading_id
 from edge.model import (
     Arrival,
     CommitReport,
@@ -48,6 +47,7 @@ from edge.model import (
     Record,
     Verdict,
 )
+from edge.pace import TokenBucket
 from edge.store.commit import (
     GATEWAY_SLOT,
     Batch,
@@ -98,28 +98,6 @@ class _Open:
     urgent: bool = False
 
 
-class _Bucket:
-    """A token bucket on the monotonic clock."""
-
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._tokens = float(pace.burst)
-        self._at = time.monotonic()
-
-    def wait_s(self) -> float:
-        """Take a token and return 0, or the seconds until there will be one."""
-        now = time.monotonic()
-        self._tokens = min(
-            self._pace.burst,
-            self._tokens + (now - self._at) * self._pace.refill_per_s,
-        )
-        self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self._pace.refill_per_s
-
-
 @dataclass(frozen=True, slots=True)
 class Stores:
     """What the intake needs of the store, as the gateway opened it."""
@@ -150,7 +128,7 @@ class Intake:
         self._admission = admission
         self.evaluator = evaluator
         self._clock = clock
-        self._bucket = _Bucket(pace)
+        self._bucket = TokenBucket(pace)
         self._failed = failed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._loop = asyncio.get_running_loop()
@@ -609,8 +587,3 @@ _COUNTERS = {
     Verdict.DUPLICATE: "duplicates",
     Verdict.REFUSED: "refused",
 }
-
-
-def reading_id(boot_id: bytes, number: int, leaf: int, place: int) -> str:
-    """The name of a reading (docs/ledger-format.md section 4)."""
-    return f"{boot_id[:6].hex()}-{number}-{leaf}.{place}"

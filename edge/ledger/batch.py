@@ -250,6 +250,11 @@ def decode_entry(content: bytes) -> Entry:
     return entry
 
 
+def reading_id(boot_id: bytes, number: int, leaf: int, place: int) -> str:
+    """The name of a reading (docs/ledger-format.md section 4)."""
+    return f"{boot_id[:6].hex()}-{number}-{leaf}.{place}"
+
+
 def salt(salt_key: bytes, index: int) -> bytes:
     """The salt of the leaf at `index` of its batch."""
     return hmac.digest(salt_key, index.to_bytes(8, "big"), sha256)[:SALT_SIZE]

@@ -16,7 +16,6 @@ kernel then believes is not ours to guess.
 
 from __future__ import annotations
 
-import hmac
 import os
 from array import array
 from collections import Counter
@@ -34,7 +33,8 @@ from edge.ledger import batch as ledger_batch
 from edge.ledger import core, note, tiles, tlog
 from edge.model import Kind, Record
 from edge.store import vault
-from edge.store.database import FRAME_BITS, TILE_DIRECTORY, meta, rows
+from edge.store.database import FRAME_BITS, TILE_DIRECTORY, rows
+from edge.store.keys import Keys, episode_associated, frame_associated
 from edge.store.tile_files import write_once
 
 BOOT_ID_SIZE = 16
@@ -148,60 +148,6 @@ class _Frame:
     retention: Class
     salt_key: bytes
     records: list[tuple[int, bytes]] = field(default_factory=list)
-
-
-def frame_associated(boot: bytes, number: int, episode: bytes, retention: int) -> bytes:
-    """The associated data of a frame: where in the ledger it belongs."""
-    return cbor.encode([boot, number, episode, retention])
-
-
-def episode_associated(ref: bytes, patient: int) -> bytes:
-    """The associated data of a wrapped episode key."""
-    return cbor.encode(["episode", ref, patient])
-
-
-def patient_associated(ref: bytes, what: str) -> bytes:
-    """The associated data of a patient's wrapped key or sealed name."""
-    return cbor.encode(["patient", ref, what])
-
-
-class Keys:
-    """Unwraps the store's keys with the master key; shared by writer and readers."""
-
-    def __init__(self, master: bytes, connection: apsw.Connection) -> None:
-        self._master = master
-        self._connection = connection
-        wrapped = meta(connection, "gateway_key")
-        if not isinstance(wrapped, bytes):
-            raise IntegrityError("the store has no gateway key")
-        self.gateway = vault.unseal(master, wrapped, b"gateway")
-        self._patients: dict[int, bytes] = {}
-
-    def patient(self, patient: int) -> bytes:
-        """The key of a patient, or the gateway's own for 0."""
-        if patient == 0:
-            return self.gateway
-        key = self._patients.get(patient)
-        if key is None:
-            found = rows(
-                self._connection,
-                "SELECT ref, wrapped FROM patients WHERE id = ?",
-                (patient,),
-            )
-            if not found:
-                raise IntegrityError(f"no key of patient {patient}")
-            [(ref, wrapped)] = found
-            key = vault.unseal(self._master, wrapped, patient_associated(ref, "key"))
-            self._patients[patient] = key
-        return key
-
-    def new_patient(self, ref: bytes) -> bytes:
-        """A fresh patient key, wrapped."""
-        return vault.seal(self._master, vault.new_key(), patient_associated(ref, "key"))
-
-    def tag(self, text: str) -> bytes:
-        """A keyed hash to look a name up by, without storing the name."""
-        return hmac.digest(self.gateway, b"tag" + text.encode(), "sha256")
 
 
 def load_edge(connection: apsw.Connection, size: int) -> tiles.TileEdge:

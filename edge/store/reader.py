@@ -32,19 +32,19 @@ from edge.ledger import batch as ledger_batch
 from edge.ledger import proof, tiles, tlog
 from edge.model import Kind, Record
 from edge.store import vault
-from edge.store.commit import (
-    Keys,
-    episode_associated,
-    frame_associated,
-    load_edge,
-    patient_associated,
-)
+from edge.store.commit import load_edge
 from edge.store.database import (
     FRAME_BITS,
     TILE_DIRECTORY,
     meta,
     open_reader,
     rows,
+)
+from edge.store.keys import (
+    Keys,
+    episode_associated,
+    frame_associated,
+    patient_associated,
 )
 
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,6})(?:\.([0-9]{1,3}))?")
@@ -64,7 +64,7 @@ class StoredRecord:
 
     def reading_id(self, place: int) -> str:
         """The name of a reading in it."""
-        return f"{self.boot_id[:6].hex()}-{self.number}-{self.leaf}.{place}"
+        return ledger_batch.reading_id(self.boot_id, self.number, self.leaf, place)
 
 
 @dataclass(frozen=True, slots=True)

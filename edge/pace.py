@@ -1,0 +1,33 @@
+"""How often a commit may flush the disk: a token bucket on the monotonic clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from edge.config import Pace
+
+
+class TokenBucket:
+    """Begins full; `monotonic_s` is the clock, replaced in tests."""
+
+    def __init__(
+        self, pace: Pace, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._pace = pace
+        self._monotonic_s = monotonic_s
+        self._tokens = float(pace.burst)
+        self._at = monotonic_s()
+
+    def wait_s(self) -> float:
+        """Take a token and return 0, or the seconds until there will be one."""
+        now = self._monotonic_s()
+        self._tokens = min(
+            self._pace.burst,
+            self._tokens + (now - self._at) * self._pace.refill_per_s,
+        )
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._pace.refill_per_s
