@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from edge.store.vault import seal, unseal
 
 REF_SIZE = 16
 PATIENT_NAME_LENGTH_MAX = 128
-ADDRESS_LENGTH_MAX = 32
+ADDRESS = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", re.ASCII)
 
 
 class Patients:
@@ -177,8 +178,8 @@ class Administration:
             problems.append("a public key belongs to a signed device, and only there")
         if (kind == DeviceKind.BLE) != (address is not None):
             problems.append("an address belongs to a BLE device, and only there")
-        if address is not None and len(address) > ADDRESS_LENGTH_MAX:
-            problems.append(f"address: more than {ADDRESS_LENGTH_MAX} characters")
+        if address is not None and not ADDRESS.fullmatch(address):
+            problems.append(f"address {address!a}: not like F0:12:34:56:78:9A")
         key = None
         if public_key is not None:
             try:
@@ -196,11 +197,8 @@ class Administration:
         """Put a device at a patient, or (None) release it."""
         device = self._known(name)
         now_ms = self._clock.now_ms()
-        release = (
-            "UPDATE assignments SET until_ms = ? WHERE device = ? AND until_ms IS NULL"
-        )
-        change = Change(statements=[(release, (now_ms, device.id))])
         assignment = None
+        change = self._released(device, now_ms)
         if patient is not None:
             ref = self._patients.ref_of(patient)
             if ref is None:
@@ -223,13 +221,28 @@ class Administration:
                     ),
                 )
             )
+        change.records.append(self._assignment_record(device, assignment, now_ms))
+        # At once, so that record order decides whose the next reading is.
+        self._registry.put(replace(device, assignment=assignment))
+        await self._intake.administer(change)
+
+    def _released(self, device: Device, now_ms: int) -> Change:
+        """The beginning of a change that ends the device's assignment."""
+        release = (
+            "UPDATE assignments SET until_ms = ? WHERE device = ? AND until_ms IS NULL"
+        )
+        return Change(statements=[(release, (now_ms, device.id))])
+
+    def _assignment_record(
+        self, device: Device, to: Assignment | None, now_ms: int
+    ) -> tuple[Record, Slot]:
         body: dict[int, object] = {2: device.ref}
-        if assignment is not None:
-            body |= {1: assignment.ref, 3: assignment.patient_ref}
-        left = self._left_alone(device, assignment)
+        if to is not None:
+            body |= {1: to.ref, 3: to.patient_ref}
+        left = self._left_alone(device, to)
         if left is not None:
             body[RELEASED] = left
-        one = assignment or device.assignment
+        one = to or device.assignment
         slot = Slot(
             device.id, one.id if one else 0, one.patient if one else 0, Class.EVENTS
         )
@@ -237,14 +250,11 @@ class Administration:
             kind=Kind.ASSIGNMENT,
             received_ms=now_ms,
             original=cbor.encode(body),
-            device=name,
+            device=device.name,
             flags=Flag(0) if self._clock.synced else Flag.UNSYNCED,
-            assignment=assignment.ref if assignment else None,
+            assignment=to.ref if to else None,
         )
-        change.records.append((record, slot))
-        # At once, so that record order decides whose the next reading is.
-        self._registry.put(replace(device, assignment=assignment))
-        await self._intake.administer(change)
+        return record, slot
 
     def _left_alone(self, device: Device, to: Assignment | None) -> bytes | None:
         """The patient who has no device any more once this one has gone, or None."""
@@ -258,21 +268,18 @@ class Administration:
         return was.patient_ref
 
     async def revoke_device(self, name: str) -> None:
-        """Refuse whatever the device sends from now on."""
+        """Refuse whatever the device sends from now on, and release it."""
         device = self._known(name)
         now_ms = self._clock.now_ms()
-        self._registry.put(replace(device, revoked=True))
-        await self._intake.administer(
-            Change(
-                statements=[
-                    (
-                        "UPDATE devices SET revoked_ms = ? WHERE id = ?",
-                        (now_ms, device.id),
-                    )
-                ],
-                entries=[DeviceRevocation(device.ref, now_ms).encode()],
-            )
+        change = self._released(device, now_ms)
+        if device.assignment is not None:
+            change.records.append(self._assignment_record(device, None, now_ms))
+        change.statements.append(
+            ("UPDATE devices SET revoked_ms = ? WHERE id = ?", (now_ms, device.id))
         )
+        change.entries.append(DeviceRevocation(device.ref, now_ms).encode())
+        self._registry.put(replace(device, revoked=True, assignment=None))
+        await self._intake.administer(change)
 
     def _known(self, name: str) -> Device:
         device = self._registry.find(name)

@@ -12,14 +12,14 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge.devices import senml
-from edge.devices.envelope import Envelope, kid_of
+from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.originals import LATE_MS
 from edge.devices.profiles import PROFILES
 from edge.devices.registry import (
-    HASHES_KEPT,
     Device,
     DeviceKind,
     Novelty,
@@ -28,12 +28,14 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
-from edge.model import Arrival, Attestation, Flag, Kind, Reading, Record
+from edge.model import Arrival, Attestation, Flag, Kind, Reading, Record, Source
 
 PAYLOAD_SIZE_MAX = 65_536
 AHEAD_MAX_MS = 5 * 60 * 1000
 BEHIND_MAX_MS = 30 * 24 * 3600 * 1000
 REPEAT_WINDOW_MS = 24 * 3600 * 1000
+REDELIVERY_WINDOW_MS = 10 * 60 * 1000
+REPEATS_KEPT = 8192
 DIGEST_SIZE = 16
 
 
@@ -42,8 +44,11 @@ def digest_of(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest()[:DIGEST_SIZE]
 
 
-def _repeat_key(stream: str, payload: bytes) -> bytes:
-    return digest_of(stream.encode() + b"\0" + payload)
+class _Taken(NamedTuple):
+    """An unsigned message of this process's life."""
+
+    received_ms: int
+    packet_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ class Admission:
         self._windows = windows
         self._recall = recall
         self._poison = poison
-        self._repeats: dict[int, dict[bytes, int]] = {}  # digest -> received_ms
+        self._repeats: dict[int, dict[tuple[str, bytes], _Taken]] = {}
+        self._recalled: dict[int, dict[tuple[str, bytes], int]] = {}
 
     def window(self, device: Device) -> SequenceWindow:
         """The sequences of a device."""
@@ -136,6 +142,12 @@ class Admission:
         if device.revoked:
             raise RefusedError(
                 Reason.UNKNOWN_DEVICE, f"device {arrival.device!r} was revoked"
+            )
+        if (device.kind is DeviceKind.BLE) != (arrival.source is Source.BLE):
+            raise RefusedError(
+                Reason.NOT_AUTHORISED,
+                f"device {device.name} is enrolled as {device.kind} and does not "
+                f"send over {arrival.source}",
             )
         if device.kind is DeviceKind.SIGNED:
             envelope = parse_envelope(payload)
@@ -211,43 +223,55 @@ class Admission:
     def _recalled_hashes(self, device: Device) -> dict[int, bytes]:
         hashes = {}
         for record in self._recall(device):
-            try:
-                sequence = parse_envelope(record.original).sequence
-            except RefusedError:
-                continue  # enrolled as unsigned at that time
-            hashes[sequence] = digest_of(record.original)
+            sequence = sequence_of(record.original)
+            if sequence is not None:  # else enrolled as unsigned at that time
+                hashes[sequence] = digest_of(record.original)
         return hashes
 
     def _repeat(
         self, device: Device, arrival: Arrival, received_ms: int, *, timed: bool
     ) -> Repeated | None:
-        """Unsigned devices have no sequence: the same bytes again within a day."""
+        """Whether an unsigned message is in the store already.
+
+        With a time of its own it is when the same bytes are. Without one, equal bytes
+        may be two measurements: it is only when MQTT marks it as redelivered and we
+        took these bytes under this packet id, or (before our start, so that we no
+        longer know the id) took them a short time ago. In doubt it is committed: twice
+        is better than never.
+        """
         if device.kind is not DeviceKind.UNSIGNED:
             return None
         if not timed and not arrival.redelivered:
             return None
-        seen_ms = self._kept(device).get(_repeat_key(arrival.stream, arrival.payload))
-        if seen_ms is not None and received_ms - seen_ms <= REPEAT_WINDOW_MS:
+        place = (arrival.stream, digest_of(arrival.payload))
+        seen = self._taken(device.id).get(place)
+        if seen is not None:
+            if received_ms - seen.received_ms > REPEAT_WINDOW_MS:
+                return None
+            return (
+                Repeated(True) if timed or seen.packet_id == arrival.packet_id else None
+            )
+        if device.id not in self._recalled:
+            self._recalled[device.id] = {
+                (one.stream or "", digest_of(one.original)): one.received_ms
+                for one in self._recall(device)
+            }
+        before_ms = self._recalled[device.id].get(place)
+        window_ms = REPEAT_WINDOW_MS if timed else REDELIVERY_WINDOW_MS
+        if before_ms is not None and received_ms - before_ms <= window_ms:
             return Repeated(verified=True)
         return None
 
-    def _kept(self, device: Device) -> dict[bytes, int]:
-        """What the device sent lately; from the store at its first message."""
-        kept = self._repeats.get(device.id)
-        if kept is None:
-            kept = self._repeats[device.id] = {
-                _repeat_key(one.stream or "", one.original): one.received_ms
-                for one in self._recall(device)
-            }
-        return kept
+    def _taken(self, device: int) -> dict[tuple[str, bytes], _Taken]:
+        return self._repeats.setdefault(device, {})
 
     def _note_repeat(self, device: Device, arrival: Arrival, received_ms: int) -> None:
-        kept = self._kept(device)
-        key = _repeat_key(arrival.stream, arrival.payload)
-        kept.pop(key, None)
-        kept[key] = received_ms
-        if len(kept) > HASHES_KEPT:
-            del kept[next(iter(kept))]
+        taken = self._taken(device.id)
+        place = (arrival.stream, digest_of(arrival.payload))
+        taken.pop(place, None)
+        taken[place] = _Taken(received_ms, arrival.packet_id)
+        if len(taken) > REPEATS_KEPT:
+            del taken[next(iter(taken))]
 
 
 @dataclass(frozen=True, slots=True)

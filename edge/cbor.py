@@ -157,6 +157,11 @@ def decode(data: bytes) -> object:
     return item
 
 
+def decode_at(data: bytes, at: int) -> tuple[object, int]:
+    """The item that begins at byte `at`, and where it ends; RejectError as `decode`."""
+    return _decode(data, at, 0)
+
+
 def byte_string_span(data: bytes, at: int) -> tuple[int, int]:
     """Where the content of the byte string whose head is at `at` begins and ends.
 

@@ -247,13 +247,15 @@ def _change(
     options: argparse.Namespace, name: str, arguments: Mapping[str, object]
 ) -> object:
     """Have an administrator's change made by the gateway that runs, or make it here."""
-    from edge import control, gateway  # noqa: PLC0415
+    from edge import control  # noqa: PLC0415
 
     place = _place(options)
     try:
         return control.call(place.directory, name, arguments)
     except ConnectionError:
         pass
+    from edge import gateway  # noqa: PLC0415 - takes longer than the answer above
+
     if place.settings is None:
         raise ConfigurationError(
             [f"{place.directory}: no gateway runs here; say --config FILE"]

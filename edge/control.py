@@ -58,11 +58,12 @@ async def serve(
             [f"{directory}: too long a path for a socket; choose a shorter one"]
         )
     path.unlink(missing_ok=True)  # of a gateway that was killed: we hold the lock
-    mask = os.umask(0o177)
-    try:
-        return await asyncio.start_unix_server(answer, path, limit=REQUEST_SIZE_MAX)
-    finally:
-        os.umask(mask)
+    listening = socket.socket(socket.AF_UNIX)
+    os.fchmod(listening.fileno(), 0o600)  # before it has a name, so never open wider
+    listening.bind(str(path))
+    return await asyncio.start_unix_server(
+        answer, sock=listening, limit=REQUEST_SIZE_MAX
+    )
 
 
 async def _perform(

@@ -212,9 +212,9 @@ class _Demo:
         """The directory's configuration, with ports that are free now."""
         text = _CONFIGURATION.format(
             origin=ORIGIN,
-            mqtt_port=_free_port(MQTT_PORT),
+            mqtt_port=self._port("MQTT", MQTT_PORT),
             hci_port=_free_port(0),
-            web_port=_free_port(WEB_PORT),
+            web_port=self._port("the page", WEB_PORT),
         )
         file = self._top / CONFIG_NAME
         if not file.exists():
@@ -224,6 +224,12 @@ class _Demo:
         else:
             file.write_text(text)
         return config.load(file)
+
+    def _port(self, door: str, preferred: int) -> int:
+        port = _free_port(preferred)
+        if port != preferred:
+            self._console.print(f"port {preferred} is taken: {door} is on {port}")
+        return port
 
     def _counters(self, settings: Settings) -> Counter[str]:
         if not (settings.directory / "gateway.db").exists():

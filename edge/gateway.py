@@ -46,7 +46,7 @@ from edge.sources.mqtt_listener import MqttListener
 from edge.store import commit as store
 from edge.store.database import lock_directory, meta, open_writer
 from edge.store.keys import Keys
-from edge.store.reader import Reader
+from edge.store.reader import Reader, StoredRecord
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
@@ -102,6 +102,7 @@ class Core:
     intake: Intake
     administration: Administration
     failure: asyncio.Future[None]
+    undelivered: list[tuple[int, StoredRecord]]
 
 
 @contextlib.asynccontextmanager
@@ -237,13 +238,23 @@ async def _running(
         configuration=hashlib.sha256(settings.source_bytes).digest(),
         contracts=tuple(one.hash for one in contracts),
     ).encode()
+    undelivered = reader.undelivered()  # before this process's own firings
     epoch = [EpochStart(settings.origin, now_ms).encode()] if fresh else []
     intake.start([*epoch, start])
     administration = Administration(
         intake, registry, patients, keys, clock, keyring.master
     )
     try:
-        yield Core(settings, keyring, reader, registry, intake, administration, failure)
+        yield Core(
+            settings,
+            keyring,
+            reader,
+            registry,
+            intake,
+            administration,
+            failure,
+            undelivered,
+        )
     finally:
         await intake.stop()
         if failure.done() and not failure.cancelled():
@@ -379,11 +390,11 @@ def _show_active(opened: Core, live: Live) -> None:
 
 def _release_undelivered(opened: Core) -> None:
     """Send the alerts that were committed and not sent before the last end."""
-    waiting = opened.reader.undelivered()
-    if waiting:
-        firings = [Firing.decode(stored.record.original) for _, stored in waiting]
-        names = [stored.reading_id(0) for _, stored in waiting]
-        opened.intake.release_late(_live(opened, firings, names), waiting[-1][0])
+    waiting = opened.undelivered
+    firings = [Firing.decode(stored.record.original) for _, stored in waiting]
+    names = [stored.reading_id(0) for _, stored in waiting]
+    last = waiting[-1][0] if waiting else 0
+    opened.intake.open_views(_live(opened, firings, names), last)
 
 
 def _live(

@@ -133,6 +133,7 @@ class Intake:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._loop = asyncio.get_running_loop()
         self._turn: deque[Arrival] = deque()
+        self._turn_size = 0
         self._turn_due = False
         self._open = _Open()
         self._batch_number = 0
@@ -145,6 +146,8 @@ class Intake:
         self._stopped = False
         self._state_due_ms = 0
         self._outbox_released = 0
+        self._views_open = False
+        self._held: deque[tuple[CommitReport, int]] = deque()
         self._safe_left = SAFE_MODE_MESSAGES if stores.safe_mode else 0
         self._safe_task: asyncio.Task[None] | None = None
         self._administering: set[asyncio.Future[None]] = set()
@@ -161,7 +164,7 @@ class Intake:
         return bool(
             self._blocked
             or self._stopped
-            or batch.size > OPEN_SIZE_MAX
+            or batch.size + self._turn_size > OPEN_SIZE_MAX
             or len(self._turn) + batch.message_count > OPEN_MESSAGES_MAX
         )
 
@@ -174,6 +177,7 @@ class Intake:
     def submit(self, arrival: Arrival) -> None:
         """Take a message; its `settle` is called after the commit that holds it."""
         self._turn.append(arrival)
+        self._turn_size += len(arrival.payload)
         if self._safe_left:
             if self._safe_task is None:
                 self._safe_task = self._loop.create_task(self._run_safe(), name="safe")
@@ -199,24 +203,25 @@ class Intake:
     def _run_turn(self) -> None:
         """Everything that the sockets held: verified with one call, then in order."""
         self._turn_due = False
-        if self._stopped:
-            return
         arrivals = list(self._turn)
         self._turn.clear()
-        self._process(arrivals)
+        self._turn_size = 0
+        self._do(lambda: self._admit(arrivals))
         self._consider_commit()
 
-    def _process(self, arrivals: Sequence[Arrival]) -> None:
-        """Admit and evaluate; whatever is not a refusal stops the process.
+    def _do(self, step: Callable[[], None]) -> None:
+        """Run a step that changes what the next commit holds, unless we have failed.
 
-        Half of a turn may have been noted as used by then (sequences, contracts), so
-        that going on could acknowledge a reading that no commit holds. If the message
-        does it again, safe mode finds it.
+        Whatever it raises stops the process: half of it may be noted as done by then (a
+        sequence as used, a rule as fired), so that going on could acknowledge a reading
+        that no commit holds. If a message does it again, safe mode finds it.
         """
+        if self._stopped:
+            return
         try:
-            self._admit(arrivals)
+            step()
         except Exception as error:  # any: see above
-            log.critical("a message stopped the gateway", exc_info=True)
+            log.critical("the intake failed", exc_info=True)
             self._fail(error)
 
     def _admit(self, arrivals: Sequence[Arrival]) -> None:
@@ -279,7 +284,6 @@ class Intake:
         self._quarantine(arrival, refusal.reason.value, detail)
         self._open.batch.counts[f"refused.{refusal.reason.value}"] += 1
         self._open.refusals.append((arrival.device, refusal.reason, detail))
-        log.info("refused %s/%s: %s", arrival.device, arrival.stream, refusal)
         return Outcome(Verdict.REFUSED, refusal.reason, detail)
 
     def _quarantine(self, arrival: Arrival, reason: str, detail: str) -> None:
@@ -341,7 +345,7 @@ class Intake:
             tick = Record(Kind.TICK, now_ms, cbor.encode({}), flags=flags)
             self._open.batch.add(tick, GATEWAY_SLOT)
             self._open.urgent = True
-            self._fire(self.evaluator.feed(tick), tick)
+            self._do(lambda: self._fire(self.evaluator.feed(tick), tick))
         self._schedule_deadline()
         self._consider_commit()
 
@@ -374,6 +378,14 @@ class Intake:
                 done.set_result(None)
 
         self._administering.add(done)
+        self._do(lambda: self._change(change))
+        self._open.applied.append(finish)
+        self._consider_commit()
+        if self._stopped and not done.done():
+            raise DurabilityError("the gateway has stopped")
+        await done
+
+    def _change(self, change: Change) -> None:
         batch = self._open.batch
         batch.statements += change.statements
         batch.entries += change.entries
@@ -382,10 +394,7 @@ class Intake:
             self._fire(self.evaluator.feed(record), record)
         if change.applied is not None:
             self._open.applied.append(change.applied)
-        self._open.applied.append(finish)
         self._open.urgent = True
-        self._consider_commit()
-        await done
 
     def start(self, entries: Sequence[bytes]) -> None:
         """Begin: the start's own entries are the first commit."""
@@ -406,17 +415,23 @@ class Intake:
             totals=dict(self.totals),
         )
 
-    def release_late(self, firings: tuple[LiveFiring, ...], outbox_last: int) -> None:
-        """Show alerts that an earlier process committed and did not get to show."""
-        report = self.report(firings)
-        for listener in self.on_commit:
-            _call(listener, report)
-        self._outbox_released = outbox_last
+    def open_views(
+        self, late: tuple[LiveFiring, ...] = (), outbox_last: int = 0
+    ) -> None:
+        """Begin to show commits; first the alerts that an earlier process did not.
+
+        Until this is called nothing counts as shown, so that a command that opens the
+        store for a moment takes no alert away from the views of the next gateway.
+        """
+        if late:
+            self._held.appendleft((self.report(late), outbox_last))
+        self._views_open = True
+        self._show_held()
 
     def _consider_commit(self) -> None:
         """Start a commit if there is something, none is in flight, and it may."""
         opened = self._open
-        if self._in_flight is not None or opened.batch.empty:
+        if self._stopped or self._in_flight is not None or opened.batch.empty:
             return
         if not opened.urgent and opened.batch.message_count < MESSAGES_TRIGGER:
             wait_s = self._bucket.wait_s()
@@ -424,7 +439,7 @@ class Intake:
                 if self._commit_timer is None:
                     self._commit_timer = self._loop.call_later(wait_s, self._retry)
                 return
-        self._start_commit()
+        self._do(self._start_commit)
 
     def _retry(self) -> None:
         self._commit_timer = None
@@ -469,6 +484,7 @@ class Intake:
     def _fail(self, error: Exception) -> None:
         """Answer nothing any more; the process stops and the next start recovers."""
         self._stopped = True
+        self._cancel_timers()
         for waiting in self._administering:
             if not waiting.done():
                 waiting.set_exception(error)
@@ -478,14 +494,29 @@ class Intake:
         """Only here anything becomes visible: the commit is durable."""
         self.totals.update(opened.batch.counts)
         self.tree_size = committed.tree_size
-        self._outbox_released = committed.outbox_last or self._outbox_released
         for settle, outcome in opened.settles:
             _call(settle, outcome)
         for applied in opened.applied:
             _call(applied)
-        report = self._report(opened, committed)
-        for listener in self.on_commit:
-            _call(listener, report)
+        if opened.refusals:  # one line a commit: a flood must not fill the disk
+            device, reason, detail = opened.refusals[-1]
+            log.info(
+                "refused %d messages, the last of %s: %s: %s",
+                len(opened.refusals),
+                device or "nobody",
+                reason,
+                detail,
+            )
+        self._held.append((self._report(opened, committed), committed.outbox_last))
+        self._show_held()
+
+    def _show_held(self) -> None:
+        """Show what is durable, once there is something to show it on."""
+        while self._held and self._views_open:
+            report, outbox_last = self._held.popleft()
+            for listener in self.on_commit:
+                _call(listener, report)
+            self._outbox_released = outbox_last or self._outbox_released
 
     def _report(self, opened: _Open, committed: Committed) -> CommitReport:
         batch = opened.batch
@@ -525,7 +556,8 @@ class Intake:
         while self._turn and self._safe_left and not self._stopped:
             arrival = self._turn.popleft()
             await self._mark({"suspect": digest_of(arrival.payload)})
-            self._process([arrival])
+            self._turn_size -= len(arrival.payload)
+            self._admit_one(arrival)
             await self._commit_all()
             self._safe_left -= 1
             await self._mark({"suspect": None})
@@ -535,6 +567,9 @@ class Intake:
         self._safe_task = None
         if self._turn:
             self._run_turn()
+
+    def _admit_one(self, arrival: Arrival) -> None:
+        self._do(lambda: self._admit([arrival]))
 
     async def _commit_all(self) -> None:
         """Return once nothing is open or in flight, or the gateway has failed."""
@@ -564,10 +599,13 @@ class Intake:
         await self._commit_all()
         await self._mark({"running": None, "suspect": None, "abnormal_exits": 0})
         self._stopped = True
+        self._cancel_timers()
+        self._thread.shutdown()
+
+    def _cancel_timers(self) -> None:
         for timer in (self._commit_timer, self._deadline_timer, self._tick_timer):
             if timer is not None:
                 timer.cancel()
-        self._thread.shutdown()
 
 
 def _call(function: Callable[..., None], *arguments: object) -> None:

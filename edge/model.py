@@ -99,7 +99,8 @@ class Arrival:
     (`mqtt:<user or peer>`, `ble:<address>`); `user` is the authenticated user name, or
     None. `device` and `stream` are what the address says (topic, GATT characteristic),
     empty when the address could not be read: then `refusal` holds the door's own
-    refusal, and the intake counts and keeps it like any other. `settle` is called once,
+    refusal, and the intake counts and keeps it like any other. `redelivered` and
+    `packet_id` are MQTT's own marks, 0 where there is none. `settle` is called once,
     on the event loop, after the commit that holds the message.
     """
 
@@ -111,6 +112,7 @@ class Arrival:
     settle: Callable[[Outcome], None]
     user: str | None = None
     redelivered: bool = False
+    packet_id: int = 0
     link: str = "mqtt"
     refusal: tuple[Reason, str] | None = None
 

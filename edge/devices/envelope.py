@@ -156,6 +156,26 @@ def parse(data: bytes) -> Envelope:
     )
 
 
+def sequence_of(data: bytes) -> int | None:
+    """The sequence of an envelope that was admitted before; None if it is none.
+
+    Reads the first three fields and no further, so that many can be looked at.
+    """
+    try:
+        if not data.startswith(_COSE_SIGN1):
+            return None
+        at, _ = cbor.byte_string_span(data, _PAYLOAD_AT)
+        at += 1  # the map's head: 5 or 6 pairs, in the order of their keys
+        for field in (_DEVICE, _STREAM, _SEQUENCE):
+            key, at = cbor.decode_at(data, at)
+            value, at = cbor.decode_at(data, at)
+            if key != field:
+                return None
+    except RejectError:
+        return None
+    return value if isinstance(value, int) else None
+
+
 def _malformed(detail: str) -> RefusedError:
     return RefusedError(Reason.MALFORMED, detail)
 

@@ -139,7 +139,8 @@ class SequenceWindow:
         if sequence > self._high:
             if sequence > self._high + 1:
                 self._gaps.append((self._high + 1, sequence - 1))
-                del self._gaps[: len(self._gaps) - GAPS_MAX]
+                if len(self._gaps) > GAPS_MAX:
+                    del self._gaps[0]
             self._high = sequence
         else:
             place = self._gap_of(sequence)
@@ -153,10 +154,12 @@ class SequenceWindow:
         self._keep(sequence, digest)
 
     def recall(self, hashes: Mapping[int, bytes]) -> None:
-        """Take the hashes of stored records back into memory."""
-        for sequence, digest in hashes.items():
-            if sequence not in self._hashes:
-                self._keep(sequence, digest)
+        """Take the hashes of stored records (oldest first) back into memory."""
+        newer = self._hashes
+        self._hashes = {}
+        for sequence, digest in (*hashes.items(), *newer.items()):
+            self._hashes.pop(sequence, None)
+            self._keep(sequence, digest)
         self.recalled = True
 
     def _keep(self, sequence: int, digest: bytes) -> None:

@@ -369,6 +369,7 @@ class Connection(asyncio.Protocol):
                 pending.settle,
                 user=self.user,
                 redelivered=redelivered,
+                packet_id=pending.packet_id,
                 refusal=refusal,
             )
         )

@@ -195,7 +195,17 @@ class Writer:
         self._quarantine_quota = quarantine_quota
         self._episodes: dict[tuple[int, int, int], _Episode] = {}
         self._flushed_size = 0  # leaves whose bundles and tiles are durable files
+        self._sound = True
         self._wal_pages = 0
+        self._quarantined = Counter(
+            dict(
+                rows(
+                    connection,
+                    "SELECT principal, SUM(size) FROM quarantine GROUP BY principal",
+                )
+            )
+        )
+        self._quarantined_total = self._quarantined.total()
         connection.set_wal_hook(self._note_wal)
         self._edge = self._load_edge()
 
@@ -231,7 +241,14 @@ class Writer:
     # ---- Commit ----
 
     def commit(self, batch: Batch) -> Committed:
-        """Make the batch durable; DurabilityError when that is not certain."""
+        """Make the batch durable; DurabilityError when that is not certain.
+
+        After any failure every later call fails: the edge in memory may be ahead of
+        what was rolled back, and a head over entries that are not there must never be
+        signed.
+        """
+        self._check_sound()
+        self._sound = False
         try:
             with self._connection:
                 committed = self._write(batch)
@@ -239,7 +256,12 @@ class Writer:
             self._checkpoint_wal()
         except (apsw.Error, OSError) as error:
             raise DurabilityError(f"commit: {error}") from error
+        self._sound = True
         return committed
+
+    def _check_sound(self) -> None:
+        if not self._sound:
+            raise DurabilityError("an earlier commit failed: nothing more is written")
 
     def _write(self, batch: Batch) -> Committed:
         execute = self._connection.execute
@@ -420,20 +442,30 @@ class Writer:
             "VALUES (?, ?, ?, ?, ?)",
             (batch.time_ms, tag, refusal.reason, len(sealed), sealed),
         )
-        for condition, values, quota in (
-            ("WHERE principal = ?", (tag,), self._quarantine_quota),
-            ("", (), QUARANTINE_TOTAL_BYTES_MAX),
-        ):
-            while True:
-                [(total, oldest)] = rows(
-                    self._connection,
-                    f"SELECT TOTAL(size), MIN(id) FROM quarantine {condition}",  # noqa: S608
-                    values,
-                )
-                if total <= quota:
-                    break
-                execute("DELETE FROM quarantine WHERE id = ?", (oldest,))
-                batch.counts["quarantine-evicted"] += 1
+        self._quarantined[tag] += len(sealed)
+        self._quarantined_total += len(sealed)
+        while self._quarantined[tag] > self._quarantine_quota:
+            self._evict(
+                "SELECT id, principal, size FROM quarantine "
+                "WHERE principal = ? ORDER BY id LIMIT 1",
+                (tag,),
+                batch,
+            )
+        while self._quarantined_total > QUARANTINE_TOTAL_BYTES_MAX:
+            self._evict(
+                "SELECT id, principal, size FROM quarantine ORDER BY id LIMIT 1",
+                (),
+                batch,
+            )
+
+    def _evict(self, query: str, values: tuple[SqlValue, ...], batch: Batch) -> None:
+        [(id_, tag, size)] = rows(self._connection, query, values)
+        self._connection.execute("DELETE FROM quarantine WHERE id = ?", (id_,))
+        self._quarantined_total -= size
+        self._quarantined[tag] -= size
+        if not self._quarantined[tag]:
+            del self._quarantined[tag]
+        batch.counts["quarantine-evicted"] += 1
 
     # ---- After the commit ----
 
@@ -468,6 +500,7 @@ class Writer:
 
     def mark(self, values: Mapping[str, SqlValue]) -> None:
         """Set meta rows in a transaction of their own (None removes)."""
+        self._check_sound()
         try:
             with self._connection:
                 for key, value in values.items():

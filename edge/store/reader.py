@@ -47,7 +47,7 @@ from edge.store.keys import (
     patient_associated,
 )
 
-READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,6})(?:\.([0-9]{1,3}))?")
+READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,7})(?:\.([0-9]{1,4}))?")
 EPISODE_KEYS_KEPT = 1024
 PAGE_COUNT = 256
 

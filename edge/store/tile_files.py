@@ -16,15 +16,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edge.errors import DurabilityError
+from edge.errors import DurabilityError, IntegrityError
 from edge.store.vault import sync_directory
 
 
 def write_once(root: Path, name: str, content: bytes) -> None:
-    """Make `content` durable as `root/name`; DurabilityError when it cannot be."""
+    """Make `content` durable as `root/name`; DurabilityError when it cannot be.
+
+    IntegrityError where the file is there with other bytes: the database is older than
+    the tiles, and to go on would be a second history under one key.
+    """
     path = root / name
     temporary = path.with_name(path.name + ".tmp")
     try:
+        if path.exists() and path.read_bytes() != content:
+            raise IntegrityError(
+                f"{path}: there already with other bytes; was the database restored "
+                "from a backup?"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:

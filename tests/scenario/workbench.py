@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -11,11 +13,12 @@ from pathlib import Path
 from edge import config
 from edge.devices.envelope import build, kid_of
 from edge.devices.metrics import make_reading
-from edge.gateway import Core
+from edge.gateway import Core, open_core
 from edge.init import initialise
 from edge.ledger import core
 from edge.ledger.note import Verifier
-from edge.model import Arrival, Outcome, Source
+from edge.model import Arrival, Kind, Outcome, Source
+from edge.store.reader import Reader, StoredRecord
 from edge.store.vault import load_keys
 
 ORIGIN = "test.example/ward"
@@ -99,6 +102,7 @@ class Mailbox:
         stream: str = "vitals",
         *,
         again: bool = False,
+        packet: int = 0,
     ) -> asyncio.Future[Outcome]:
         """Hand a message in as MQTT would; resolved when it is answered."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -111,6 +115,7 @@ class Mailbox:
                 payload,
                 answer.set_result,
                 redelivered=again,
+                packet_id=packet,
             )
         )
         return answer
@@ -122,7 +127,35 @@ class Mailbox:
         stream: str = "vitals",
         *,
         again: bool = False,
+        packet: int = 0,
     ) -> Outcome:
         """Hand a message in and wait for its answer."""
         async with asyncio.timeout(10):
-            return await self.submit(device, payload, stream, again=again)
+            return await self.submit(
+                device, payload, stream, again=again, packet=packet
+            )
+
+
+@asynccontextmanager
+async def a_ward(settings: config.Settings) -> AsyncIterator[tuple[Core, Mailbox]]:
+    """A core with a patient, a signed device at them, an unsigned one at nobody."""
+    async with open_core(settings) as core:
+        if core.registry.find("monitor") is None:
+            administration = core.administration
+            await administration.add_patient("P-1")
+            key = SignedDevice("monitor").public_key
+            await administration.add_device("monitor", "signed", key)
+            await administration.add_device("thermometer", "unsigned")
+            await administration.assign_device("monitor", "P-1")
+        core.intake.open_views()
+        yield core, Mailbox(core)
+
+
+def reader_of(settings: config.Settings) -> Reader:
+    return Reader(settings.directory, load_keys(settings.keys).master)
+
+
+def readings_of(settings: config.Settings) -> list[StoredRecord]:
+    return [
+        one for one in reader_of(settings).records() if one.record.kind is Kind.READING
+    ]
