@@ -109,23 +109,28 @@ class Fleet:
         self._sequences: dict[str, int] = {}
 
     def packets(self, device: str, count: int, interval_ms: float) -> list[bytes]:
-        """The next `count` PUBLISH packets of a device; packet i has identifier i + 1.
+        """The next PUBLISH packets of a device; packet i has identifier i + 1."""
+        if count > PACKET_IDS_MAX:
+            raise ValueError(f"{count} packets; at most {PACKET_IDS_MAX}")
+        topic = f"iomt/v1/{device}/{STREAM}".encode()
+        envelopes = self.envelopes(device, count, interval_ms)
+        return [publish(topic, at, one) for at, one in enumerate(envelopes, start=1)]
+
+    def envelopes(self, device: str, count: int, interval_ms: float) -> list[bytes]:
+        """The next `count` envelopes of a device.
 
         Five vital signs that are in order, as a bedside monitor sends them.
         """
-        if count > PACKET_IDS_MAX:
-            raise ValueError(f"{count} packets; at most {PACKET_IDS_MAX}")
         seed = seed_of(device)
         kid = kid_of(core.public_key(seed))
-        topic = f"iomt/v1/{device}/{STREAM}".encode()
         first = self._sequences.get(device, 0)
         self._sequences[device] = first + count
         start_ms = time.time_ns() // 1_000_000
         draw = random.Random(f"{device} {first}")
-        packets = []
+        envelopes = []
         for place in range(count):
             now_ms = start_ms + int(place * interval_ms)
-            payload = build(
+            envelope = build(
                 device,
                 STREAM,
                 first + place,
@@ -134,8 +139,8 @@ class Fleet:
                 kid=kid,
                 sign=lambda message: core.sign(seed, message),
             )
-            packets.append(publish(topic, place + 1, payload))
-        return packets
+            envelopes.append(envelope)
+        return envelopes
 
 
 def _vital_signs(draw: random.Random) -> dict[str, Decimal]:
@@ -204,7 +209,13 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._closing = False
-        self.connected = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    async def open(self, port: int) -> None:
+        """Return once the server has accepted the connection."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self, HOST, port)
+        await self._connected.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -226,8 +237,8 @@ class Client(asyncio.Protocol):
                 identifier = packet[2] << 8 | packet[3]
                 self.in_flight.remove(identifier)  # KeyError: acknowledged twice
                 identifiers.append(identifier)
-            elif packet == CONNACK and not self.connected.is_set():
-                self.connected.set()
+            elif packet == CONNACK and not self._connected.is_set():
+                self._connected.set()
             else:
                 raise ConnectionError(f"unexpected {packet.hex()}")
         if identifiers:
@@ -286,8 +297,7 @@ class Run:
             )
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             for client in self.clients:
-                await loop.create_connection(lambda one=client: one, HOST, phase.port)
-                await client.connected.wait()
+                await client.open(phase.port)
         self._start_s = time.perf_counter()
         loop.call_later(phase.warmup_s, self._begin)
         loop.call_later(span_s, self._end)

@@ -53,8 +53,7 @@ def signed_messages() -> list[Signed]:
         private = Ed25519PrivateKey.from_private_bytes(seed_of(device))
         key = private.public_key()
         column = []
-        for packet in fleet.packets(device, -(-MESSAGES // DEVICES), 100.0):
-            envelope = packet[packet.index(b"\xd2\x84") :]  # tag 18, array of 4
+        for envelope in fleet.envelopes(device, -(-MESSAGES // DEVICES), 100.0):
             parsed = parse(envelope)
             column.append(
                 Signed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
+import cryptography
 
 from edge.ledger import core
 
@@ -27,7 +29,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def shown(value: float) -> str:
     """A number with three significant digits, as people write it."""
-    if value != value or abs(value) >= 1000:  # noqa: PLR0124 - nan is not itself
+    if math.isnan(value):
+        return "–"
+    if abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) >= 100:
         return f"{value:.0f}"
@@ -61,10 +65,13 @@ def machine(directory: Path) -> list[str]:
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     cpu = names[0] if names else platform.machine()
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    libraries = (
+        f"SQLite {apsw.sqlite_lib_version()}, core backend {core.active()}, "
+        f"cryptography {cryptography.__version__}"
+    )
     return [
         f"CPU: {cpu}, {os.cpu_count()} cores; load average {load} (1, 5, 15 min)",
-        f"kernel {platform.release()}, Python {platform.python_version()}, "
-        f"SQLite {apsw.sqlite_lib_version()}, core backend {core.active()}",
+        f"kernel {platform.release()}, Python {platform.python_version()}, {libraries}",
         f"disk: {flush_line(directory)}",
     ]
 

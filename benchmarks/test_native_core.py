@@ -25,7 +25,7 @@ from edge.ledger import _core, core
 
 RECORDS = 4096
 RECORD_SIZES = (64, 256)
-TREE_SIZES = (100, 1 << 16)
+TREE_SIZES = (100, 1 << 16, 1 << 20)
 WHOLE_SIZE = 1 << 12  # records, where both leaves and tree are computed
 
 # Long enough for a stable median beside other work, short enough to run often.

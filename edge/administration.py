@@ -104,18 +104,14 @@ class Administration:
         wrapped = self._keys.new_patient(ref)
         key = unseal(self._master, wrapped, patient_associated(ref, "key"))
         sealed_name = seal(key, name.encode(), patient_associated(ref, "name"))
-        now_ms = self._clock.now_ms()
+        values = (id_, ref, self._keys.tag(name), sealed_name, wrapped)
+
+        def change(now_ms: int) -> Change:
+            insert = "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)"
+            return Change(statements=[(insert, (*values, now_ms))])
+
         self._patients.put(ref.hex(), id_, name)
-        await self._intake.administer(
-            Change(
-                statements=[
-                    (
-                        "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
-                        (id_, ref, self._keys.tag(name), sealed_name, wrapped, now_ms),
-                    )
-                ]
-            )
-        )
+        await self._intake.administer(change)
         return ref.hex()
 
     async def add_device(
@@ -127,7 +123,6 @@ class Administration:
     ) -> None:
         """Enrol a device; `public_key` is hexadecimal, for kind `signed` only."""
         key = self._check_device(name, kind, public_key, address)
-        now_ms = self._clock.now_ms()
         device = Device(
             id=self._registry.next_device_id(),
             name=name,
@@ -136,30 +131,20 @@ class Administration:
             public_key=key,
             address=address.upper() if address else None,
         )
+        values = (device.id, name, device.ref, kind, key, device.address)
         attestation = Attestation.DEVICE if key else Attestation.GATEWAY
-        self._registry.put(replace(device, revoked=True))  # its name is taken
-        await self._intake.administer(
-            Change(
-                statements=[
-                    (
-                        "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-                        (
-                            device.id,
-                            name,
-                            device.ref,
-                            device.kind.value,
-                            key,
-                            device.address,
-                            now_ms,
-                        ),
-                    )
-                ],
-                entries=[
-                    DeviceEnrolment(device.ref, now_ms, attestation, key).encode()
-                ],
+
+        def change(now_ms: int) -> Change:
+            insert = "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL)"
+            entry = DeviceEnrolment(device.ref, now_ms, attestation, key)
+            return Change(
+                statements=[(insert, (*values, now_ms))],
+                entries=[entry.encode()],
                 applied=lambda: self._registry.put(device),
             )
-        )
+
+        self._registry.put(replace(device, revoked=True))  # its name is taken
+        await self._intake.administer(change)
 
     def _check_device(
         self, name: str, kind: str, public_key: str | None, address: str | None
@@ -196,9 +181,7 @@ class Administration:
     async def assign_device(self, name: str, patient: str | None) -> None:
         """Put a device at a patient, or (None) release it."""
         device = self._known(name)
-        now_ms = self._clock.now_ms()
         assignment = None
-        change = self._released(device, now_ms)
         if patient is not None:
             ref = self._patients.ref_of(patient)
             if ref is None:
@@ -209,21 +192,19 @@ class Administration:
                 patient=self._patients.id_of(ref) or 0,
                 patient_ref=bytes.fromhex(ref),
             )
-            change.statements.append(
-                (
-                    "INSERT INTO assignments VALUES (?, ?, ?, ?, ?, NULL)",
-                    (
-                        assignment.id,
-                        assignment.ref,
-                        device.id,
-                        assignment.patient,
-                        now_ms,
-                    ),
-                )
-            )
-        change.records.append(self._assignment_record(device, assignment, now_ms))
-        # At once, so that record order decides whose the next reading is.
-        self._registry.put(replace(device, assignment=assignment))
+
+        def change(now_ms: int) -> Change:
+            change = self._released(device, now_ms)
+            if assignment is not None:
+                insert = "INSERT INTO assignments VALUES (?, ?, ?, ?, ?, NULL)"
+                values = (assignment.id, assignment.ref, device.id, assignment.patient)
+                change.statements.append((insert, (*values, now_ms)))
+            record = self._assignment_record(device, assignment, now_ms)
+            change.records.append(record)
+            # At once, so that record order decides whose the next reading is.
+            self._registry.put(replace(device, assignment=assignment))
+            return change
+
         await self._intake.administer(change)
 
     def _released(self, device: Device, now_ms: int) -> Change:
@@ -270,15 +251,18 @@ class Administration:
     async def revoke_device(self, name: str) -> None:
         """Refuse whatever the device sends from now on, and release it."""
         device = self._known(name)
-        now_ms = self._clock.now_ms()
-        change = self._released(device, now_ms)
-        if device.assignment is not None:
-            change.records.append(self._assignment_record(device, None, now_ms))
-        change.statements.append(
-            ("UPDATE devices SET revoked_ms = ? WHERE id = ?", (now_ms, device.id))
-        )
-        change.entries.append(DeviceRevocation(device.ref, now_ms).encode())
-        self._registry.put(replace(device, revoked=True, assignment=None))
+
+        def change(now_ms: int) -> Change:
+            change = self._released(device, now_ms)
+            if device.assignment is not None:
+                record = self._assignment_record(device, None, now_ms)
+                change.records.append(record)
+            revoke = "UPDATE devices SET revoked_ms = ? WHERE id = ?"
+            change.statements.append((revoke, (now_ms, device.id)))
+            change.entries.append(DeviceRevocation(device.ref, now_ms).encode())
+            self._registry.put(replace(device, revoked=True, assignment=None))
+            return change
+
         await self._intake.administer(change)
 
     def _known(self, name: str) -> Device:

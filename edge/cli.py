@@ -226,9 +226,8 @@ def _place(options: argparse.Namespace) -> _Place:
     for file in (directory / CONFIG_NAME, directory.parent / CONFIG_NAME):
         if file.is_file():
             settings = config.load(file)
-            if settings.directory in (directory.resolve(), file.parent / "data"):
-                return _Place(settings.directory, settings.keys, settings)
-            if file.parent == directory:
+            around = file.parent == directory
+            if around or settings.directory == directory.resolve():
                 return _Place(settings.directory, settings.keys, settings)
     if not directory.is_dir():
         raise ConfigurationError([f"--data: {directory} is no directory"])

@@ -19,15 +19,20 @@ class TokenBucket:
         self._tokens = float(pace.burst)
         self._at = monotonic_s()
 
+    def has_token(self) -> bool:
+        """Whether `wait_s` would return 0 now."""
+        self._refill()
+        return self._tokens >= 1
+
     def wait_s(self) -> float:
         """Take a token and return 0, or the seconds until there will be one."""
-        now = self._monotonic_s()
-        self._tokens = min(
-            self._pace.burst,
-            self._tokens + (now - self._at) * self._pace.refill_per_s,
-        )
-        self._at = now
-        if self._tokens >= 1:
+        if self.has_token():
             self._tokens -= 1
             return 0.0
         return (1 - self._tokens) / self._pace.refill_per_s
+
+    def _refill(self) -> None:
+        now = self._monotonic_s()
+        grown = self._tokens + (now - self._at) * self._pace.refill_per_s
+        self._tokens = min(self._pace.burst, grown)
+        self._at = now

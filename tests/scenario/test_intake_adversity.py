@@ -427,7 +427,9 @@ async def test_a_restored_database_does_not_write_over_the_tiles_of_its_future(
             boot_id = core.intake._stores.boot_id
             now_ms = core.intake._clock.now_ms()
             entries = [ClockTick(boot_id, now_ms, False).encode() for _ in range(count)]
-            await core.administration._intake.administer(Change(entries=entries))
+            await core.administration._intake.administer(
+                lambda _: Change(entries=entries)
+            )
 
     await grow(240)
     database = settings.directory / "gateway.db"
