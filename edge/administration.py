@@ -18,10 +18,11 @@ from edge.clock import Clock
 from edge.contracts.evaluation import RELEASED
 from edge.devices.registry import Assignment, Device, DeviceKind, Registry
 from edge.errors import ConfigurationError, NotFoundError
-from edge.intake import Change, Intake
+from edge.intake import Intake
 from edge.ledger import ed25519
 from edge.ledger.batch import DeviceEnrolment, DeviceRevocation
 from edge.model import Attestation, Flag, Kind, Record, is_name
+from edge.open_batch import Change
 from edge.store.commit import Class, Slot
 from edge.store.keys import Keys, patient_associated
 from edge.store.vault import seal, unseal

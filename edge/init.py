@@ -31,6 +31,7 @@ def initialise(directory: Path, origin: str, text: str | None = None) -> Path:
     if text is None:
         text = config.TEMPLATE.format(path=file, origin=origin)
     config.parse(text, str(file), directory)  # a mistake is found before any key is
+    (directory / "data").mkdir(mode=0o700, exist_ok=True)
     create_keys(directory / "data" / "keys")
     for one in resources.files("edge.contracts").joinpath("library").iterdir():
         target = contracts / one.name

@@ -25,7 +25,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edge import cbor
 from edge.admission import Admission, Admitted, Repeated, digest_of
@@ -33,28 +33,24 @@ from edge.clock import Clock
 from edge.config import Pace
 from edge.contracts.evaluation import Evaluator
 from edge.devices.registry import Registry
-from edge.errors import DurabilityError, Reason, RefusedError
-from edge.ledger.batch import ClockTick, reading_id
+from edge.errors import DurabilityError, RefusedError
+from edge.ledger.batch import ClockTick
 from edge.model import (
     Arrival,
+    Attestation,
     CommitReport,
     Firing,
     Flag,
     Kind,
     LiveFiring,
-    LiveReading,
     Outcome,
     Record,
-    Verdict,
 )
+from edge.open_batch import Change, Names, OpenBatch
 from edge.pace import TokenBucket
 from edge.store.commit import (
     GATEWAY_SLOT,
-    Batch,
-    Class,
     Committed,
-    Refusal,
-    Slot,
     SqlValue,
     Writer,
 )
@@ -67,37 +63,8 @@ OPEN_MESSAGES_MAX = 8192
 TICK_INTERVAL_S = 10.0
 STATE_INTERVAL_MS = 60_000
 SAFE_MODE_MESSAGES = 100
-DETAIL_LENGTH_MAX = 300
 
 log = logging.getLogger("edge.intake")
-
-
-@dataclass(slots=True)
-class Change:
-    """What an administrator changes: rows, public entries and records of one commit.
-
-    `applied` is called on the event loop after the commit.
-    """
-
-    statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
-    entries: list[bytes] = field(default_factory=list)
-    records: list[tuple[Record, Slot]] = field(default_factory=list)
-    applied: Callable[[], None] | None = None
-
-
-@dataclass(slots=True)
-class _Open:
-    """The batch that collects, and what to do once it is durable."""
-
-    batch: Batch = field(default_factory=lambda: Batch(number=0))
-    settles: list[tuple[Callable[[Outcome], None], Outcome]] = field(
-        default_factory=list
-    )
-    readings: list[LiveReading] = field(default_factory=list)
-    firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
-    refusals: list[tuple[str, Reason, str]] = field(default_factory=list)
-    applied: list[Callable[[], None]] = field(default_factory=list)
-    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +74,7 @@ class Stores:
     writer: Writer
     boot_id: bytes
     totals: Counter[str]
-    patient_ids: Callable[[str], int | None]
-    patient_name: Callable[[str], str | None]
+    patients: Names
     safe_mode: bool = False
 
 
@@ -137,7 +103,7 @@ class Intake:
         self._turn: deque[Arrival] = deque()
         self._turn_size = 0
         self._turn_due = False
-        self._open = _Open()
+        self._open = self._new_batch()
         self._batch_number = 0
         self._in_flight: asyncio.Task[None] | None = None
         self._commit_timer: asyncio.TimerHandle | None = None
@@ -156,6 +122,9 @@ class Intake:
         self.on_commit: list[Callable[[CommitReport], None]] = []
         self.totals = stores.totals
         self.tree_size = stores.writer.tree_size
+
+    def _new_batch(self) -> OpenBatch:
+        return OpenBatch(self._registry, self._stores.patients)
 
     # ---- Doors ----
 
@@ -241,103 +210,30 @@ class Intake:
         now_ms, synced = self._clock.now_ms(), self._clock.synced
         decisions = self._admission.decide(arrivals, now_ms, synced=synced)
         for arrival, decision in zip(arrivals, decisions, strict=True):
-            batch = self._open.batch
-            batch.counts["received"] += 1
-            batch.counts[f"{arrival.source}.received"] += 1
             match decision:
                 case Admitted():
                     outcome = self._take(decision)
                 case Repeated():
-                    outcome = self._repeat(arrival, decision)
+                    outcome = self._open.repeat(arrival, decision)
                 case RefusedError():
-                    outcome = self._refuse(arrival, decision)
-            batch.counts[f"{arrival.source}.{_COUNTERS[outcome.verdict]}"] += 1
-            batch.counts[_COUNTERS[outcome.verdict]] += 1
-            self._open.settles.append((arrival.settle, outcome))
+                    outcome = self._open.refuse(arrival, decision)
+            self._open.answer(arrival, outcome)
         self._schedule_deadline()
 
     def _take(self, admitted: Admitted) -> Outcome:
-        record, device = admitted.record, admitted.device
-        assignment = device.assignment
-        slot = Slot(
-            device.id,
-            assignment.id if assignment else 0,
-            assignment.patient if assignment else 0,
-            Class.READINGS,
-        )
-        batch = self._open.batch
-        batch.add(record, slot)
-        if record.attestation:
-            batch.sequences[device.id] = self._admission.window(device).encode()
-        patient = assignment.patient_ref.hex() if assignment else None
-        name = self._stores.patient_name(patient) if patient else None
-        for reading in admitted.readings:
-            self._open.readings.append(
-                LiveReading(
-                    device=device.name,
-                    patient=name,
-                    link=record.link or "",
-                    attestation=record.attestation,
-                    flags=record.flags,
-                    received_ms=record.received_ms,
-                    reading=reading,
-                )
-            )
-        self._fire(self.evaluator.feed(record, admitted.readings), record)
-        return Outcome(Verdict.COMMITTED)
+        record, window = admitted.record, None
+        if record.attestation is Attestation.DEVICE:
+            window = self._admission.window(admitted.device).encode()
+        outcome = self._open.take(admitted, window)
+        self._open.fire(self.evaluator.feed(record, admitted.readings), record)
+        return outcome
 
-    def _repeat(self, arrival: Arrival, repeated: Repeated) -> Outcome:
-        if not repeated.verified:
-            # We can no longer tell whether it is the same: keep what came.
-            self._quarantine(arrival, "unverified-duplicate", "an old sequence")
-        return Outcome(Verdict.DUPLICATE)
+    def _change(self, change: Change) -> None:
+        self._open.change(change)
+        for record, _ in change.records:
+            self._open.fire(self.evaluator.feed(record), record)
 
-    def _refuse(self, arrival: Arrival, refusal: RefusedError) -> Outcome:
-        detail = refusal.detail[:DETAIL_LENGTH_MAX]
-        self._quarantine(arrival, refusal.reason.value, detail)
-        self._open.batch.counts[f"refused.{refusal.reason.value}"] += 1
-        self._open.refusals.append((arrival.device, refusal.reason, detail))
-        return Outcome(Verdict.REFUSED, refusal.reason, detail)
-
-    def _quarantine(self, arrival: Arrival, reason: str, detail: str) -> None:
-        self._open.batch.refusals.append(
-            Refusal(
-                arrival.principal,
-                arrival.device,
-                arrival.stream,
-                reason,
-                detail,
-                arrival.payload,
-            )
-        )
-        self._open.batch.size += len(arrival.payload)
-
-    # ---- Firings and timers ----
-
-    def _fire(self, firings: Sequence[Firing], cause: Record) -> None:
-        """Commit firings at once, in frames of their subject."""
-        for firing in firings:
-            subject, _, key = firing.subject.partition(":")
-            device = self._registry.find(key) if subject == "device" else None
-            if device is not None and device.assignment is not None:
-                one = device.assignment
-                slot = Slot(device.id, one.id, one.patient, Class.EVENTS)
-            elif device is not None:
-                slot = Slot(device.id, 0, 0, Class.EVENTS)
-            else:
-                patient = self._stores.patient_ids(key) or 0
-                slot = Slot(0, 0, patient, Class.EVENTS)
-            record = Record(
-                kind=Kind.FIRING,
-                received_ms=cause.received_ms,
-                original=firing.encode(),
-                device=device.name if device else None,
-                flags=cause.flags & Flag.UNSYNCED,
-            )
-            leaf = self._open.batch.add(record, slot)
-            self._open.batch.outbox.append(("alert", leaf))
-            self._open.firings.append((firing, cause.device, leaf))
-            self._open.urgent = True
+    # ---- Timers ----
 
     def _schedule_deadline(self) -> None:
         """Have a tick record made when the next timer of a contract is due."""
@@ -358,7 +254,7 @@ class Intake:
             tick = Record(Kind.TICK, now_ms, cbor.encode({}), flags=flags)
             self._open.batch.add(tick, GATEWAY_SLOT)
             self._open.urgent = True
-            self._do(lambda: self._fire(self.evaluator.feed(tick), tick))
+            self._do(lambda: self._open.fire(self.evaluator.feed(tick), tick))
         self._schedule_deadline()
         self._consider_commit()
 
@@ -376,7 +272,7 @@ class Intake:
             values={},
             detail=detail,
         )
-        self._fire([firing], Record(Kind.TICK, now_ms, b""))
+        self._open.fire([firing], Record(Kind.TICK, now_ms, b""))
         self._consider_commit()
 
     # ---- Commit ----
@@ -403,17 +299,6 @@ class Intake:
         if self._stopped and not done.done():
             raise DurabilityError("the gateway has stopped")
         await done
-
-    def _change(self, change: Change) -> None:
-        batch = self._open.batch
-        batch.statements += change.statements
-        batch.entries += change.entries
-        for record, slot in change.records:
-            batch.add(record, slot)
-            self._fire(self.evaluator.feed(record), record)
-        if change.applied is not None:
-            self._open.applied.append(change.applied)
-        self._open.urgent = True
 
     def start(self, entries: Sequence[bytes]) -> None:
         """Begin: the start's own entries are the first commit."""
@@ -468,7 +353,7 @@ class Intake:
         if self._commit_timer is not None:
             self._commit_timer.cancel()
             self._commit_timer = None
-        opened, self._open = self._open, _Open()
+        opened, self._open = self._open, self._new_batch()
         batch = opened.batch
         batch.time_ms = self._clock.now_ms()
         batch.clock_synced = self._clock.synced
@@ -483,7 +368,7 @@ class Intake:
             self._relief.set()
         self._in_flight = self._loop.create_task(self._commit(opened), name="commit")
 
-    async def _commit(self, opened: _Open) -> None:
+    async def _commit(self, opened: OpenBatch) -> None:
         try:
             committed = await self._loop.run_in_executor(
                 self._thread, self._stores.writer.commit, opened.batch
@@ -509,7 +394,7 @@ class Intake:
                 waiting.set_exception(error)
         self._failed(error)
 
-    def _release(self, opened: _Open, committed: Committed) -> None:
+    def _release(self, opened: OpenBatch, committed: Committed) -> None:
         """Only here anything becomes visible: the commit is durable."""
         self.totals.update(opened.batch.counts)
         self.tree_size = committed.tree_size
@@ -526,7 +411,8 @@ class Intake:
                 reason,
                 detail,
             )
-        self._held.append((self._report(opened, committed), committed.outbox_last))
+        report = opened.report(self._stores.boot_id, committed.tree_size, self.totals)
+        self._held.append((report, committed.outbox_last))
         self._show_held()
 
     def _show_held(self) -> None:
@@ -536,24 +422,6 @@ class Intake:
             for listener in self.on_commit:
                 _call(listener, report)
             self._outbox_released = outbox_last or self._outbox_released
-
-    def _report(self, opened: _Open, committed: Committed) -> CommitReport:
-        batch = opened.batch
-        firings = []
-        for firing, device, leaf in opened.firings:
-            subject, _, key = firing.subject.partition(":")
-            patient = self._stores.patient_name(key) if subject == "patient" else None
-            name = reading_id(self._stores.boot_id, batch.number, leaf, 0)
-            firings.append(LiveFiring(firing, device, patient, name))
-        return CommitReport(
-            time_ms=batch.time_ms,
-            tree_size=committed.tree_size,
-            clock_synced=batch.clock_synced,
-            readings=tuple(opened.readings),
-            firings=tuple(firings),
-            refusals=tuple(opened.refusals),
-            totals=dict(self.totals),
-        )
 
     def _restart_tick_timer(self) -> None:
         if self._tick_timer is not None:
@@ -638,10 +506,3 @@ def _call(function: Callable[..., None], *arguments: object) -> None:
         function(*arguments)
     except Exception:  # any: see above
         log.exception("a listener failed after a commit")
-
-
-_COUNTERS = {
-    Verdict.COMMITTED: "committed",
-    Verdict.DUPLICATE: "duplicates",
-    Verdict.REFUSED: "refused",
-}

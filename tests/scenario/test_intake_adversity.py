@@ -28,7 +28,6 @@ from edge.devices.originals import readings_of as decoded
 from edge.devices.registry import HASHES_KEPT, Novelty, SequenceWindow
 from edge.errors import ConfigurationError, DurabilityError, IntegrityError
 from edge.gateway import open_core
-from edge.intake import Change
 from edge.ledger.batch import ClockTick
 from edge.model import (
     Arrival,
@@ -39,6 +38,7 @@ from edge.model import (
     Source,
     Verdict,
 )
+from edge.open_batch import Change
 from edge.store.commit import Batch, Writer
 from edge.store.database import open_writer
 

@@ -1,0 +1,199 @@
+"""The batch that collects: what the next commit holds, and what follows from it.
+
+    take      an admitted message  -> a record, its live readings
+    repeat    a repetition         -> a count (and, unverified, quarantine)
+    refuse    a refusal            -> a count, quarantine
+    fire      firings              -> records of their subject, rows of the outbox
+    change    an administrator's   -> rows, public entries, records
+
+Each message leaves its answer here; the intake gives it after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edge.admission import Admitted, Repeated
+from edge.devices.registry import Registry
+from edge.errors import Reason, RefusedError
+from edge.ledger.batch import reading_id
+from edge.model import (
+    Arrival,
+    CommitReport,
+    Firing,
+    Flag,
+    Kind,
+    LiveFiring,
+    LiveReading,
+    Outcome,
+    Record,
+    Verdict,
+)
+from edge.store.commit import Batch, Class, Refusal, Slot, SqlValue
+
+DETAIL_LENGTH_MAX = 300
+_COUNTERS = {
+    Verdict.COMMITTED: "committed",
+    Verdict.DUPLICATE: "duplicates",
+    Verdict.REFUSED: "refused",
+}
+
+
+@dataclass(slots=True)
+class Change:
+    """What an administrator changes: rows, public entries and records of one commit.
+
+    `applied` is called on the event loop after the commit.
+    """
+
+    statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
+    records: list[tuple[Record, Slot]] = field(default_factory=list)
+    applied: Callable[[], None] | None = None
+
+
+class Names(Protocol):
+    """Who is behind a patient's random reference (hexadecimal)."""
+
+    def id_of(self, ref: str) -> int | None:
+        """The store's id."""
+
+    def name_of(self, ref: str) -> str | None:
+        """The clinic's name."""
+
+
+@dataclass(slots=True)
+class OpenBatch:
+    """Collects until the commit begins; `urgent` says not to wait for a token."""
+
+    registry: Registry
+    patients: Names
+    batch: Batch = field(default_factory=lambda: Batch(number=0))
+    settles: list[tuple[Callable[[Outcome], None], Outcome]] = field(
+        default_factory=list
+    )
+    applied: list[Callable[[], None]] = field(default_factory=list)
+    refusals: list[tuple[str, Reason, str]] = field(default_factory=list)
+    urgent: bool = False
+    _readings: list[LiveReading] = field(default_factory=list)
+    _firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
+
+    def answer(self, arrival: Arrival, outcome: Outcome) -> None:
+        """Count a message and keep its answer for after the commit."""
+        counts, what = self.batch.counts, _COUNTERS[outcome.verdict]
+        for name in ("received", what):
+            counts[name] += 1
+            counts[f"{arrival.source}.{name}"] += 1
+        self.settles.append((arrival.settle, outcome))
+
+    def take(self, admitted: Admitted, window: bytes | None) -> Outcome:
+        """A message becomes a record; `window` is its device's new dedupe state."""
+        record, device = admitted.record, admitted.device
+        assignment = device.assignment
+        slot = Slot(
+            device.id,
+            assignment.id if assignment else 0,
+            assignment.patient if assignment else 0,
+            Class.READINGS,
+        )
+        self.batch.add(record, slot)
+        if window is not None:
+            self.batch.sequences[device.id] = window
+        ref = assignment.patient_ref.hex() if assignment else ""
+        patient = self.patients.name_of(ref)
+        self._readings += [
+            LiveReading(
+                device=device.name,
+                patient=patient,
+                link=record.link or "",
+                attestation=record.attestation,
+                flags=record.flags,
+                received_ms=record.received_ms,
+                reading=reading,
+            )
+            for reading in admitted.readings
+        ]
+        return Outcome(Verdict.COMMITTED)
+
+    def repeat(self, arrival: Arrival, repeated: Repeated) -> Outcome:
+        """A repetition; where we can no longer compare it, keep what came."""
+        if not repeated.verified:
+            self._quarantine(arrival, "unverified-duplicate", "an old sequence")
+        return Outcome(Verdict.DUPLICATE)
+
+    def refuse(self, arrival: Arrival, refusal: RefusedError) -> Outcome:
+        """A refusal, kept with its reason."""
+        detail = refusal.detail[:DETAIL_LENGTH_MAX]
+        self._quarantine(arrival, refusal.reason.value, detail)
+        self.batch.counts[f"refused.{refusal.reason.value}"] += 1
+        self.refusals.append((arrival.device, refusal.reason, detail))
+        return Outcome(Verdict.REFUSED, refusal.reason, detail)
+
+    def _quarantine(self, arrival: Arrival, reason: str, detail: str) -> None:
+        self.batch.refusals.append(
+            Refusal(
+                arrival.principal,
+                arrival.device,
+                arrival.stream,
+                reason,
+                detail,
+                arrival.payload,
+            )
+        )
+        self.batch.size += len(arrival.payload)
+
+    def fire(self, firings: Sequence[Firing], cause: Record) -> None:
+        """Firings go into frames of their subject, and out at once."""
+        for firing in firings:
+            subject, _, key = firing.subject.partition(":")
+            device = self.registry.find(key) if subject == "device" else None
+            if device is not None and device.assignment is not None:
+                one = device.assignment
+                slot = Slot(device.id, one.id, one.patient, Class.EVENTS)
+            elif device is not None:
+                slot = Slot(device.id, 0, 0, Class.EVENTS)
+            else:
+                slot = Slot(0, 0, self.patients.id_of(key) or 0, Class.EVENTS)
+            record = Record(
+                kind=Kind.FIRING,
+                received_ms=cause.received_ms,
+                original=firing.encode(),
+                device=device.name if device else None,
+                flags=cause.flags & Flag.UNSYNCED,
+            )
+            leaf = self.batch.add(record, slot)
+            self.batch.outbox.append(("alert", leaf))
+            self._firings.append((firing, cause.device, leaf))
+            self.urgent = True
+
+    def change(self, change: Change) -> None:
+        """An administrator's change, but for the firings of its records."""
+        self.batch.statements += change.statements
+        self.batch.entries += change.entries
+        for record, slot in change.records:
+            self.batch.add(record, slot)
+        if change.applied is not None:
+            self.applied.append(change.applied)
+        self.urgent = True
+
+    def report(
+        self, boot_id: bytes, tree_size: int, totals: Mapping[str, int]
+    ) -> CommitReport:
+        """What the commit of this batch made durable."""
+        firings = []
+        for firing, device, leaf in self._firings:
+            subject, _, key = firing.subject.partition(":")
+            patient = self.patients.name_of(key) if subject == "patient" else None
+            name = reading_id(boot_id, self.batch.number, leaf, 0)
+            firings.append(LiveFiring(firing, device, patient, name))
+        return CommitReport(
+            time_ms=self.batch.time_ms,
+            tree_size=tree_size,
+            clock_synced=self.batch.clock_synced,
+            readings=tuple(self._readings),
+            firings=tuple(firings),
+            refusals=tuple(self.refusals),
+            totals=dict(totals),
+        )
