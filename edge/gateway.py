@@ -315,7 +315,7 @@ async def run(
         stack.callback(server.close)
         listener = await _start_mqtt(opened)
         if listener is not None:
-            stack.push_async_callback(listener.close)
+            stack.push_async_callback(_close, listener, opened.failure)
             opened.intake.on_commit.append(AlertPublisher(listener.publish).update)
         _show_active(opened, live)
         web_port = await _start_web(opened, live, stack)
@@ -334,6 +334,10 @@ async def run(
         for one in waiting:
             if one.done():
                 one.result()
+
+
+async def _close(listener: MqttListener, failure: asyncio.Future[None]) -> None:
+    await listener.close(wait=not failure.done())
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

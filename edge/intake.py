@@ -63,6 +63,10 @@ OPEN_MESSAGES_MAX = 8192
 TICK_INTERVAL_S = 10.0
 STATE_INTERVAL_MS = 60_000
 SAFE_MODE_MESSAGES = 100
+_CLEAR_SUSPECT: tuple[str, tuple[SqlValue, ...]] = (
+    "DELETE FROM meta WHERE key = 'suspect'",
+    (),
+)
 
 log = logging.getLogger("edge.intake")
 
@@ -103,6 +107,7 @@ class Intake:
         self._turn: deque[Arrival] = deque()
         self._turn_size = 0
         self._turn_due = False
+        self._took = False
         self._open = self._new_batch()
         self._batch_number = 0
         self._in_flight: asyncio.Task[None] | None = None
@@ -147,6 +152,7 @@ class Intake:
 
     def submit(self, arrival: Arrival) -> None:
         """Take a message; its `settle` is called after the commit that holds it."""
+        self._took = True
         self._turn.append(arrival)
         self._turn_size += len(arrival.payload)
         if self._safe_left:
@@ -443,11 +449,12 @@ class Intake:
         while self._turn and self._safe_left and not self._stopped:
             arrival = self._turn.popleft()
             await self._mark({"suspect": digest_of(arrival.payload)})
+            # In the message's own commit: once it is durable it is no suspect.
+            self._open.batch.statements.append(_CLEAR_SUSPECT)
             self._turn_size -= len(arrival.payload)
             self._admit_one(arrival)
             await self._commit_all()
             self._safe_left -= 1
-            await self._mark({"suspect": None})
             if not self._safe_left:
                 log.warning("safe mode ends: %d messages went well", SAFE_MODE_MESSAGES)
                 await self._mark({"abnormal_exits": 0})
@@ -485,7 +492,10 @@ class Intake:
         while self._turn and not self._stopped:
             self._run_turn()
         await self._commit_all()
-        await self._mark({"running": None, "suspect": None, "abnormal_exits": 0})
+        marks: dict[str, SqlValue] = {"running": None, "suspect": None}
+        if self._took:  # a command that only opens the store proves nothing
+            marks["abnormal_exits"] = 0
+        await self._mark(marks)
         self._stopped = True
         self._cancel_timers()
         self._thread.shutdown()

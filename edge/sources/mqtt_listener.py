@@ -141,18 +141,20 @@ class MqttListener:
         """Open sockets, with those that have not sent CONNECT yet."""
         return len(self._connections)
 
-    async def close(self) -> None:
+    async def close(self, *, wait: bool = True) -> None:
         """Stop accepting and reading, let commits in flight be answered, say goodbye.
 
         Waits at most `close_timeout_s` for the door to settle what it has, so the door
-        must still be committing, and `linger_s` for the peers to go.
+        must still be committing (`wait` False: it has failed and will not), and
+        `linger_s` for the peers to go.
         """
         self.closing = True
         if self._server is not None:
             self._server.close()
         for connection in self._connections:
             connection.stop_reading()
-        await self._within(self.limits.close_timeout_s, self._quiet)
+        if wait:
+            await self._within(self.limits.close_timeout_s, self._quiet)
         for connection in list(self._connections):
             connection.disconnect(Code.SHUTTING_DOWN, "the gateway shuts down")
         await self._within(self.limits.linger_s + 1.0, self._empty)

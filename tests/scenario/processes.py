@@ -9,28 +9,56 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workbench import SignedDevice, make_gateway
+
 from edge import config
+from edge.devices.envelope import parse
+from edge.model import Kind
 from edge.sources.mqtt_encoder import encode
 from edge.sources.mqtt_packets import V5, Connack, Connect, Decoder, Puback, Publish
 from edge.sources.mqtt_properties import Property
 from edge.store.reader import Reader
 from edge.store.vault import load_keys
-from workbench import SignedDevice, make_gateway
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "edge")
 START_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 20.0
+# Two such bursts keep more in flight than it takes to commit without waiting for a
+# token, so that there is always a commit under way: the moment to be killed.
+WINDOW_COUNT = 200
 SUCCESS_MAX = 0x7F  # MQTT 5 reason codes from 0x80 on are refusals
+
+
+def on_slow_disk(before_s: float, after_s: float) -> Sequence[str]:
+    """The same command where each commit waits before and after it becomes durable.
+
+    A kill that comes with an answer then finds what was answered too early; one that
+    comes at random finds commits that nobody was told of.
+    """
+    program = f"""
+import sys, time
+from edge.cli import main
+from edge.store.commit import Writer
+commit = Writer.commit
+def commit_slowly(writer, batch):
+    time.sleep({before_s} if batch.counts else 0)
+    committed = commit(writer, batch)
+    time.sleep({after_s} if batch.counts else 0)
+    return committed
+Writer.commit = commit_slowly
+sys.exit(main())
+"""
+    return sys.executable, "-c", program
 
 
 class Result(NamedTuple):
@@ -88,10 +116,11 @@ async def until(
 class Gateway:
     """The gateway of one directory, started and ended as often as a test likes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, logs: Path) -> None:
         self.config = directory / "iomt.toml"
-        self._logs = directory / "logs"
-        self._logs.mkdir()
+        self._logs = logs
+        logs.mkdir()
+        self.command: Sequence[str] = COMMAND
         self.starts = 0
         self.port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -117,7 +146,7 @@ class Gateway:
         self.starts += 1
         with (self._logs / f"{self.starts}.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *COMMAND,
+                *self.command,
                 "run",
                 "--config",
                 str(self.config),
@@ -141,9 +170,14 @@ class Gateway:
         async with asyncio.timeout(timeout_s):
             return await self.process.wait()
 
+    def strike(self) -> None:
+        """kill -9, now, if it is not done yet."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
     async def kill(self) -> None:
         """kill -9: no handler runs, nothing is flushed by the process."""
-        self.process.kill()
+        self.strike()
         assert await self.ended() == -signal.SIGKILL
 
     async def stop(self) -> int:
@@ -188,10 +222,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def installed(directory: Path, **changes: str) -> AsyncIterator[Gateway]:
+async def installed(
+    directory: Path, logs: Path | None = None, **changes: str
+) -> AsyncIterator[Gateway]:
     """A gateway that is set up and not started; none of its processes survives."""
     make_gateway(directory, **changes)
-    gateway = Gateway(directory)
+    gateway = Gateway(directory, logs or directory / "logs")
     try:
         yield gateway
     finally:
@@ -199,9 +235,11 @@ async def installed(directory: Path, **changes: str) -> AsyncIterator[Gateway]:
 
 
 @asynccontextmanager
-async def running(directory: Path, **changes: str) -> AsyncIterator[Gateway]:
+async def running(
+    directory: Path, logs: Path | None = None, **changes: str
+) -> AsyncIterator[Gateway]:
     """A gateway that is ready."""
-    async with installed(directory, **changes) as gateway:
+    async with installed(directory, logs, **changes) as gateway:
         await gateway.start()
         yield gateway
 
@@ -211,25 +249,43 @@ def signed(name: str, number: int) -> SignedDevice:
     return SignedDevice(name, seed=number.to_bytes(32, "big"))
 
 
+def rate_of(sequence: int) -> int:
+    """A heart rate that tells messages apart and raises no alarm."""
+    return 60 + sequence % 40
+
+
 class Burst:
     """A signing device, MQTT 5 on a plain socket, `window` messages in flight.
 
     What was not answered when the connection broke is sent again, first and in order.
     """
 
-    def __init__(self, device: SignedDevice, window: int = 64) -> None:
+    def __init__(
+        self,
+        device: SignedDevice,
+        pressures: tuple[int, ...] = (),
+        *,
+        window: int = WINDOW_COUNT,
+    ) -> None:
         self.device = device
         self.acknowledged: dict[int, bytes] = {}
         self.refused: dict[int, tuple[bytes, int, str]] = {}
         self.unanswered: dict[int, bytes] = {}
         self.breaks_in_flight = 0  # connections that ended with messages unanswered
         self.ending = False
+        # Called when an answer comes, before it is decoded. While it is set nothing new
+        # is made: signing would keep us from noticing at once.
+        self.on_answer: Callable[[], None] | None = None
+        self._pressures = pressures
         self._window = window
 
     def make(self) -> bytes:
-        """The next message: its heart rate tells its sequence modulo 40."""
+        """The next message: a heart rate by `rate_of`, or the next of the pressures."""
         sequence = self.device.sequence
-        return self.device.envelope(heart_rate=60 + sequence % 40)
+        if self._pressures:
+            systolic = self._pressures[sequence % len(self._pressures)]
+            return self.device.envelope(systolic_pressure=systolic)
+        return self.device.envelope(heart_rate=rate_of(sequence))
 
     async def run(self, port: Callable[[], int]) -> None:
         """Send until `ending` is set and everything is answered."""
@@ -250,17 +306,25 @@ class Burst:
             for sequence, payload in self.unanswered.items():
                 self._publish(writer, sequence, payload, again=True)
             while not (self.ending and not self.unanswered):
-                while not self.ending and len(self.unanswered) < self._window:
-                    sequence = self.device.sequence
-                    payload = self.unanswered[sequence] = self.make()
-                    self._publish(writer, sequence, payload)
+                self._fill(writer)
                 chunk = await reader.read(1 << 16)
                 if not chunk:
                     raise EOFError
+                if self.on_answer is not None:
+                    self.on_answer()
                 for packet in decoder.packets(chunk):
                     self._answered(packet)
         finally:
             writer.transport.abort()
+
+    def _fill(self, writer: asyncio.StreamWriter) -> None:
+        """Have a window of messages in flight."""
+        while len(self.unanswered) < self._window:
+            if self.ending or self.on_answer is not None:
+                return
+            sequence = self.device.sequence
+            payload = self.unanswered[sequence] = self.make()
+            self._publish(writer, sequence, payload)
 
     def _publish(
         self,
@@ -288,6 +352,74 @@ class Burst:
             self.refused[sequence] = payload, packet.code, reason
 
 
-def is_root() -> bool:
-    """Whether this process may mount."""
-    return os.geteuid() == 0
+@asynccontextmanager
+async def sending(
+    gateway: Gateway, bursts: Sequence[Burst]
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Bursts that run until they are told to end; then all must be answered."""
+
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as group:
+            for one in bursts:
+                group.create_task(one.run(lambda: gateway.port))
+
+    task = asyncio.create_task(all_of_them())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def answered(bursts: Sequence[Burst]) -> int:
+    return sum(len(one.acknowledged) for one in bursts)
+
+
+async def until_more(bursts: Sequence[Burst], count: int) -> None:
+    """Wait until this many more messages are acknowledged."""
+    goal = answered(bursts) + count
+    await until(lambda: answered(bursts) >= goal, f"{count} more acknowledgements")
+
+
+def stored_originals(gateway: Gateway) -> dict[tuple[str, int], list[bytes]]:
+    """What the store holds of each (device, sequence), as the device sent it."""
+    reader = gateway.reader()
+    found: dict[tuple[str, int], list[bytes]] = {}
+    try:
+        for stored in reader.records():
+            if stored.record.kind is Kind.READING:
+                original = stored.record.original
+                key = (stored.record.device or "", parse(original).sequence)
+                found.setdefault(key, []).append(original)
+    finally:
+        reader.close()
+    return found
+
+
+def counters(gateway: Gateway) -> Counter[str]:
+    reader = gateway.reader()
+    try:
+        return reader.counters()
+    finally:
+        reader.close()
+
+
+async def assert_nothing_is_lost(gateway: Gateway, bursts: Sequence[Burst]) -> None:
+    """Acknowledged is stored, once, with the bytes that were sent; counts add up."""
+    originals = stored_originals(gateway)
+    for one in bursts:
+        name = one.device.name
+        for sequence, payload in one.acknowledged.items():
+            assert originals.get((name, sequence)) == [payload], (name, sequence)
+    assert all(len(payloads) == 1 for payloads in originals.values())
+    rows = await gateway.rows()
+    listed = Counter((row["device"], row["sequence"]) for row in rows)
+    assert listed == Counter(dict.fromkeys(originals, 1))
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["metrics"] == {"heart_rate": rate_of(row["sequence"])}
+    counted = counters(gateway)
+    parts = [counted[one] for one in ("committed", "duplicates", "refused")]
+    assert counted["received"] == sum(parts)
+    assert counted["committed"] == len(rows)
