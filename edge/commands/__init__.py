@@ -1,0 +1,7 @@
+"""The commands, one file for each group. To add one: write its file, then its line."""
+
+from __future__ import annotations
+
+from edge.commands import contracts, devices, ledger, readings, running
+
+GROUPS = (running, ledger, devices, readings, contracts)

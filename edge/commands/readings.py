@@ -1,0 +1,122 @@
+"""`iomt readings`, `iomt quarantine`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edge.commands.place import Commands, open_reader, with_data
+from edge.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from edge.store.reader import StoredRecord
+
+
+def add_to(commands: Commands) -> None:
+    """Add this file's commands to the parser."""
+    one = with_data(commands.add_parser("readings", help="print readings"))
+    one.add_argument("--device", metavar="D")
+    one.add_argument("--patient", metavar="P")
+    one.add_argument("--from", dest="begin", metavar="T", type=_time_ms)
+    one.add_argument("--to", dest="end", metavar="T", type=_time_ms)
+    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    one.set_defaults(run=_readings)
+
+    one = with_data(commands.add_parser("quarantine", help="print refused messages"))
+    one.set_defaults(run=_quarantine)
+
+
+def _time_ms(text: str) -> int:
+    """Milliseconds since 1970 of a number of them, or of an ISO 8601 time."""
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time (ISO 8601)") from None
+    return int(moment.astimezone().timestamp() * 1000)
+
+
+def _readings(options: argparse.Namespace) -> int:
+    reader = open_reader(options)
+    device = patient = None
+    if options.device is not None:
+        found = reader.registry().find(options.device)
+        if found is None:
+            raise NotFoundError(f"no device {options.device!r}")
+        device = found.id
+    if options.patient is not None:
+        ids = {name: id_ for id_, name in reader.patients().values()}
+        if options.patient not in ids:
+            raise NotFoundError(f"no patient {options.patient!r}")
+        patient = ids[options.patient]
+    for stored in reader.records(device=device, patient=patient):
+        received_ms = stored.record.received_ms
+        if options.begin is not None and received_ms < options.begin:
+            continue
+        if options.end is not None and received_ms > options.end:
+            continue
+        for row in _reading_rows(stored):
+            print(json.dumps(row) if options.json else _reading_line(row))
+    return 0
+
+
+def _reading_rows(stored: StoredRecord) -> list[dict[str, object]]:
+    """One row for each reading of a record."""
+    from edge.devices.originals import readings_of  # noqa: PLC0415
+    from edge.model import Flag, Kind  # noqa: PLC0415
+
+    record = stored.record
+    if record.kind is not Kind.READING:
+        return []
+    decoded = readings_of(record)
+    flags = [one.name.lower() for one in Flag if one in record.flags and one.name]
+    return [
+        {
+            "id": stored.reading_id(place),
+            "device": record.device,
+            "stream": record.stream,
+            "sequence": decoded.sequence,
+            "device_time_ms": reading.time_ms,
+            "received_ms": record.received_ms,
+            "attestation": record.attestation.name.lower(),
+            "flags": flags,
+            "metrics": {
+                **{
+                    name: int(value) if value == int(value) else float(value)
+                    for name, value in reading.values.items()
+                },
+                **reading.texts,
+            },
+        }
+        for place, reading in enumerate(decoded.readings)
+    ]
+
+
+def _reading_line(row: Mapping[str, object]) -> str:
+    received_ms, metrics = row["received_ms"], row["metrics"]
+    if not isinstance(received_ms, int) or not isinstance(metrics, dict):
+        raise TypeError("a row of _reading_rows")
+    moment = datetime.datetime.fromtimestamp(received_ms / 1000, datetime.UTC)
+    values = " ".join(f"{name}={value}" for name, value in metrics.items())
+    return f"{moment:%Y-%m-%d %H:%M:%S} {row['id']} {row['device']}: {values}"
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    for id_, time_ms, refusal in open_reader(options).quarantine():
+        principal, device, stream, reason, detail, payload = refusal
+        row = {
+            "id": id_,
+            "received_ms": time_ms,
+            "principal": principal,
+            "device": device,
+            "stream": stream,
+            "reason": reason,
+            "detail": detail,
+            "payload": payload.hex() if isinstance(payload, bytes) else "",
+        }
+        print(json.dumps(row))
+    return 0
