@@ -166,12 +166,15 @@ def split_hashes(content: bytes) -> list[bytes]:
 
 
 def read_subtrees(
-    wanted: Sequence[Subtree], read: Callable[[int, int], bytes]
+    wanted: Sequence[Subtree],
+    read: Callable[[int, int], bytes],
+    root: Callable[[bytes], bytes] | None = None,
 ) -> list[bytes]:
     """The hashes of these subtrees, as tlog's plans ask for them.
 
     `read(level, index)` gives a tile's bytes, full or as wide as the tree has it; it is
-    asked once for each tile. RejectError when a tile is not wide enough.
+    asked once for each tile. `root` is the root over joined leaf hashes (the C core's,
+    where there is one). RejectError when a tile is not wide enough.
     """
     kept: dict[tuple[int, int], bytes] = {}
     hashes = []
@@ -184,7 +187,7 @@ def read_subtrees(
         row = kept[place][start * HASH_SIZE : (start + (1 << above)) * HASH_SIZE]
         if len(row) != HASH_SIZE << above:
             raise RejectError(f"{tile_path(*place)}: less wide than the tree needs")
-        hashes.append(tree_root(split_hashes(row)))
+        hashes.append(root(row) if root else tree_root(split_hashes(row)))
     return hashes
 
 

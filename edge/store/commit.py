@@ -150,17 +150,26 @@ class _Frame:
     records: list[tuple[int, bytes]] = field(default_factory=list)
 
 
+def partial_tile(connection: apsw.Connection, level: int, size: int) -> bytes:
+    """The partial tile of a level in the log of this size."""
+    if level == 0:
+        entries = rows(
+            connection,
+            "SELECT body FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+            (size - size % tiles.TILE_WIDTH, size),
+        )
+        return b"".join(tlog.leaf_hash(body) for (body,) in entries)
+    found = rows(connection, "SELECT hashes FROM edge WHERE level = ?", (level,))
+    width = (size >> tiles.TILE_HEIGHT * level) % tiles.TILE_WIDTH
+    return bytes(found[0][0][: width * tlog.HASH_SIZE]) if found else b""
+
+
 def load_edge(connection: apsw.Connection, size: int) -> tiles.TileEdge:
     """The right edge of the log of this size; RejectError where rows are missing."""
-    entries = rows(
-        connection,
-        "SELECT body FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
-        (size - size % tiles.TILE_WIDTH, size),
-    )
-    upper = rows(connection, "SELECT hashes FROM edge ORDER BY level")
-    partial = [b"".join(tlog.leaf_hash(body) for (body,) in entries)]
-    partial += [hashes for (hashes,) in upper]
-    return tiles.TileEdge.load(size, partial[: tiles.levels(size)])
+    partial = [
+        partial_tile(connection, level, size) for level in range(tiles.levels(size))
+    ]
+    return tiles.TileEdge.load(size, partial)
 
 
 def create(connection: apsw.Connection, origin: str, master: bytes) -> None:

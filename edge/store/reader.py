@@ -29,10 +29,10 @@ from edge.devices.registry import (
 )
 from edge.errors import IntegrityError, NotFoundError, RejectError
 from edge.ledger import batch as ledger_batch
-from edge.ledger import proof, tiles, tlog
+from edge.ledger import core, proof, tiles, tlog
 from edge.model import Kind, Record
 from edge.store import vault
-from edge.store.commit import load_edge
+from edge.store.commit import partial_tile
 from edge.store.database import (
     FRAME_BITS,
     TILE_DIRECTORY,
@@ -359,7 +359,7 @@ class Reader:
     def _tile(self, level: int, index: int, size: int) -> bytes:
         """A tile of hashes as wide as the tree has it."""
         if tiles.width_at(level, index, size) < tiles.TILE_WIDTH:
-            return load_edge(self._connection, size).partial(level)
+            return partial_tile(self._connection, level, size)
         content = self._file(tiles.tile_path(level, index))
         if content is not None:
             return content
@@ -432,7 +432,9 @@ class Reader:
             size, signed = self.checkpoint()
             wanted = tlog.plan_inclusion(entry, size)
             found = tiles.read_subtrees(
-                wanted, lambda level, index: self._tile(level, index, size)
+                wanted,
+                lambda level, index: self._tile(level, index, size),
+                core.tree_root,
             )
         extra = proof.BatchProof(
             entry=body,
