@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from unittest import mock
@@ -39,7 +41,7 @@ from edge.store.reader import Reader
 from edge.store.vault import load_keys
 
 FILL_COUNT = 256 * 64  # entries in a transaction of the fill
-COMMITS, PROOFS = 60, 60
+COMMITS, PROOFS = 200, 200
 SEED = bytes(range(32))
 DEVICE = "monitor"
 
@@ -61,7 +63,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--plot", type=Path, default=Path("growth.png"))
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure:
+        top, size = options.measure
+        settings = config.load(Path(top) / "log" / "iomt.toml")
+        print(json.dumps(asdict(asyncio.run(at_size(settings, int(size))))))
+        return 0
     sizes = [10**power for power in range(3, 10) if 10**power <= options.entries]
     with tempfile.TemporaryDirectory(prefix="iomt-growth-") as directory:
         print(*machine(Path(directory)), sep="\n")
@@ -99,9 +107,16 @@ def measure(directory: Path, sizes: list[int]) -> list[Row]:
     for size in sizes:
         with mock.patch.object(store, "write_once", write_unsynced):
             asyncio.run(fill(settings, size))
-        rows.append(asyncio.run(at_size(settings, size)))
+        rows.append(in_own_process(directory, size))
         print(f"  {size:,} entries measured", file=sys.stderr)
     return rows
+
+
+def in_own_process(directory: Path, size: int) -> Row:
+    """Measure in a fresh process: the fill's memory is not the gateway's."""
+    words = [sys.executable, __file__, "--measure", str(directory), str(size)]
+    output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return Row(**json.loads(output))
 
 
 def write_unsynced(root: Path, name: str, content: bytes) -> None:
@@ -146,6 +161,7 @@ async def at_size(settings: config.Settings, size: int) -> Row:
             reader.prove(name, disclose=True)
             proofs.append((time.perf_counter() - started) * 1000)
         reader.close()
+    memory = memory_mb(os.getpid())[0]  # before the walk over all the files
     ledger = settings.directory / "ledger"
     on_disk = sum(one.stat().st_size for one in ledger.rglob("*") if one.is_file())
     return Row(
@@ -153,7 +169,7 @@ async def at_size(settings: config.Settings, size: int) -> Row:
         append_ms=statistics.median(times),
         append_max_ms=max(times),
         proof_ms=statistics.median(proofs),
-        memory_mb=memory_mb(os.getpid())[0],
+        memory_mb=memory,
         ledger_bytes=on_disk / size,
     )
 
