@@ -14,8 +14,6 @@ in the one process that holds the directory's lock; readers open the file read-o
     edge         partial tiles of level 1 and up (level 0 follows from `entries`)
     tiles        full tiles whose file is not known to be durable yet
     checkpoint   the newest signed checkpoint, one row
-    kept_checkpoints  one an hour, to prove consistency between
-    erasures     patients whose keys and frames go; completed_ms once they are gone
     quarantine   refused messages, sealed; counters; outbox; contract_state
 """
 
@@ -35,7 +33,7 @@ from edge.errors import BusyError, ConfigurationError, DurabilityError
 DATABASE_NAME = "gateway.db"
 LOCK_NAME = "gateway.lock"
 TILE_DIRECTORY = "ledger"
-STORE_VERSION = 2
+STORE_VERSION = 1
 APPLICATION_ID = 0x496F4D54  # "IoMT"
 FRAME_BITS = 20
 BUSY_TIMEOUT_MS = 5_000
@@ -76,11 +74,6 @@ CREATE TABLE tiles (
 CREATE TABLE checkpoint (
     one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL,
     time_ms INTEGER NOT NULL, note BLOB NOT NULL) STRICT;
-CREATE TABLE kept_checkpoints (
-    size INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, note BLOB NOT NULL) STRICT;
-CREATE TABLE erasures (
-    id INTEGER PRIMARY KEY, patient INTEGER NOT NULL, ref BLOB NOT NULL,
-    started_ms INTEGER NOT NULL, completed_ms INTEGER) STRICT;
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, principal BLOB NOT NULL,
     reason TEXT NOT NULL, size INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
@@ -94,17 +87,6 @@ CREATE TABLE contract_state (
     one INTEGER PRIMARY KEY CHECK (one = 1), batch INTEGER NOT NULL,
     sealed BLOB NOT NULL) STRICT;
 """
-
-# What `iomt migrate` runs to bring a store of the version before to this one.
-MIGRATIONS = {
-    1: """
-CREATE TABLE kept_checkpoints (
-    size INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, note BLOB NOT NULL) STRICT;
-CREATE TABLE erasures (
-    id INTEGER PRIMARY KEY, patient INTEGER NOT NULL, ref BLOB NOT NULL,
-    started_ms INTEGER NOT NULL, completed_ms INTEGER) STRICT;
-""",
-}
 
 
 @contextmanager
@@ -194,10 +176,7 @@ def meta(connection: apsw.Connection, key: str) -> int | str | bytes | None:
 def _check_version(path: Path, application: object, version: object) -> None:
     if application != APPLICATION_ID:
         raise ConfigurationError([f"{path}: not a gateway's database"])
-    if version in MIGRATIONS:
-        advice = f"`iomt migrate` brings it to {STORE_VERSION}"
-        raise ConfigurationError([f"{path}: of version {version}; {advice}"])
     if version != STORE_VERSION:
         raise ConfigurationError(
-            [f"{path}: of version {version}; this program knows up to {STORE_VERSION}"]
+            [f"{path}: of version {version}; this program knows {STORE_VERSION}"]
         )
