@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge import config
 from edge.errors import ConfigurationError
-from edge.store.vault import create_keys
+from edge.store.vault import create_keys, sync_directory
 
 CONFIG_NAME = "iomt.toml"
 
@@ -38,4 +38,6 @@ def initialise(directory: Path, origin: str, text: str | None = None) -> Path:
         if one.name.endswith(".toml") and not target.exists():
             target.write_bytes(one.read_bytes())
     file.write_text(text)
+    for one in (directory, directory.absolute().parent):  # the names of what is new
+        sync_directory(one)
     return file

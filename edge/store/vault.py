@@ -103,6 +103,7 @@ def create_keys(directory: Path) -> None:
     write_secret(directory / LOG_KEY, secrets.token_hex(KEY_SIZE))
     write_secret(directory / MASTER_KEY, secrets.token_hex(KEY_SIZE))
     write_secret(directory / ACCESS_TOKEN, secrets.token_urlsafe(24))
+    sync_directory(directory.parent)  # the directory itself may be new
 
 
 def load_keys(directory: Path) -> Keyring:
