@@ -51,6 +51,8 @@ class Kind(IntEnum):
     FIRING = 2
     TICK = 3
     ASSIGNMENT = 4
+    ERASURE = 5
+    TRANSFER = 6
 
 
 class Attestation(IntEnum):

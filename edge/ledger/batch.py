@@ -67,12 +67,27 @@ class Batch(_Body):
 
 @dataclass(frozen=True, slots=True)
 class EpochStart(_Body):
-    """Entry 0 of a log."""
+    """Entry 0 of a log.
+
+    After a rollback it names the log before, the signed checkpoint that proved it, and
+    size and root of the branch that the store was found with.
+    """
 
     TYPE: ClassVar[int] = 0x02
     NAME: ClassVar[str] = "epoch start"
     origin: str
     time_ms: int
+    previous_origin: str | None = None
+    previous_checkpoint: bytes | None = None
+    branch_size: int | None = None
+    branch_root: bytes | None = None
+
+    def __post_init__(self) -> None:
+        later = (self.previous_origin, self.branch_size, self.branch_root)
+        if len({one is None for one in later}) != 1:
+            raise ValueError("the epoch before is named whole or not at all")
+        if self.previous_checkpoint is not None and self.previous_origin is None:
+            raise ValueError("a checkpoint of an epoch before that is not named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +168,14 @@ class _Fields:
             raise self._fail(key, f"is not 0 to {most}")
         return value
 
-    def octets(self, key: int, size: int) -> bytes:
+    def has(self, key: int) -> bool:
+        return key in self._left
+
+    def octets(self, key: int, size: int | None = None) -> bytes:
         value = self._left.pop(key, None)
-        if not isinstance(value, bytes) or len(value) != size:
-            raise self._fail(key, f"is not a string of {size} bytes")
+        if not isinstance(value, bytes) or len(value) != (size or len(value)):
+            wanted = "bytes" if size is None else f"a string of {size} bytes"
+            raise self._fail(key, f"is not {wanted}")
         return value
 
     def text(self, key: int) -> str:
@@ -191,7 +210,17 @@ def _batch(body: _Fields) -> Batch:
 
 
 def _epoch_start(body: _Fields) -> EpochStart:
-    return EpochStart(origin=body.text(1), time_ms=body.number(2))
+    origin, time_ms = body.text(1), body.number(2)
+    if not body.has(3):
+        return EpochStart(origin, time_ms)
+    return EpochStart(
+        origin,
+        time_ms,
+        previous_origin=body.text(3),
+        previous_checkpoint=body.octets(4) if body.has(4) else None,
+        branch_size=body.number(5),
+        branch_root=body.octets(6, HASH_SIZE),
+    )
 
 
 def _gateway_start(body: _Fields) -> GatewayStart:

@@ -11,9 +11,14 @@ The text ends with its last line feed and is what is signed. A verifier key is w
 
     key id = SHA-256(name || 0x0a || type || public key)[:4]
 
-Type 0x01 is Ed25519 over the text. Signatures of unknown keys are allowed and believed
-nothing; a bad signature of a known key refuses the note. Base64 is the standard
-alphabet with padding, in its only canonical form.
+    0x01  Ed25519: 64 bytes over the text; how a log signs
+    0x04  Ed25519 cosignature: timestamp (seconds since 1970, 8 bytes, big-endian) and
+          64 bytes over "cosignature/v1\ntime <timestamp>\n" || text; how a witness does
+    0x06  ML-DSA-44 cosignature: recognised, not understood, so it proves nothing here
+
+Signatures of unknown keys are allowed and believed nothing; a bad signature of a known
+key refuses the note. Base64 is the standard alphabet with padding, in its only
+canonical form.
 """
 
 from __future__ import annotations
@@ -32,7 +37,16 @@ NOTE_SIZE_MAX = 128 * 1024  # 16 ML-DSA-44 cosignatures are 53 kB
 SIGNATURE_COUNT_MAX = 100
 NAME_SIZE_MAX = 255
 ED25519 = 0x01
+COSIGNATURE = 0x04
+ML_DSA_44 = 0x06
 KEY_ID_SIZE = 4
+TIMESTAMP_SIZE = 8
+TIMESTAMP_MAX_S = 2**63 - 1
+_KEY_SIZES = {
+    ED25519: ed25519.PUBLIC_KEY_SIZE,
+    COSIGNATURE: ed25519.PUBLIC_KEY_SIZE,
+    ML_DSA_44: 1312,
+}
 _MARK = "— "  # U+2014 and a space
 
 Check = Callable[[bytes, bytes, bytes], bool]  # public key, message, signature
@@ -61,20 +75,30 @@ def is_key_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A public key that may sign notes under a name; Ed25519 only, so far."""
+    """A public key that may sign notes under a name; `kind` is its signature type."""
 
     name: str
     public_key: bytes
+    kind: int = ED25519
 
     def __post_init__(self) -> None:
         if not is_key_name(self.name):
             raise RejectError(f"{self.name[:40]!r} cannot be the name of a key")
-        if len(self.public_key) != ed25519.PUBLIC_KEY_SIZE:
-            raise RejectError(f"an Ed25519 key of {len(self.public_key)} bytes")
+        if self.kind not in _KEY_SIZES:
+            raise RejectError(f"a key of unknown type 0x{self.kind:02x}")
+        if len(self.public_key) != _KEY_SIZES[self.kind]:
+            raise RejectError(
+                f"a key of type 0x{self.kind:02x} and {len(self.public_key)} bytes"
+            )
 
     @property
     def _key(self) -> bytes:
-        return bytes([ED25519]) + self.public_key
+        return bytes([self.kind]) + self.public_key
+
+    @property
+    def understood(self) -> bool:
+        """Whether its signatures can be checked here."""
+        return self.kind != ML_DSA_44
 
     @property
     def key_id(self) -> bytes:
@@ -86,6 +110,22 @@ class Verifier:
         """The key as text, which `parse_vkey` reads."""
         return f"{self.name}+{self.key_id.hex()}+{b64encode(self._key).decode()}"
 
+    def has_made(self, signature: Signature, message: bytes, check: Check) -> bool:
+        """Whether it signed the text `message` so; only for a key that is understood.
+
+        `check` verifies plain Ed25519.
+        """
+        signed = signature.signature
+        if self.kind == COSIGNATURE:
+            time_s = int.from_bytes(signed[:TIMESTAMP_SIZE], "big")
+            if time_s > TIMESTAMP_MAX_S:
+                return False
+            message = cosigned_message(message, time_s)
+            signed = signed[TIMESTAMP_SIZE:]
+        if len(signed) != ed25519.SIGNATURE_SIZE:
+            return False
+        return check(self.public_key, message, signed)
+
 
 def parse_vkey(text: str) -> Verifier:
     """The verifier key of this text; RejectError tells what is wrong with it."""
@@ -94,12 +134,17 @@ def parse_vkey(text: str) -> Verifier:
         raise RejectError("a verifier key is <name>+<key id>+<base64>")
     name, key_id, encoded = parts
     key = decode_base64(encoded)
-    if key[:1] != bytes([ED25519]):
-        raise RejectError("only keys of type 0x01 (Ed25519) are understood")
-    verifier = Verifier(name, key[1:])
+    if not key or key[0] not in _KEY_SIZES:
+        raise RejectError("only keys of type 0x01, 0x04 and 0x06 are understood")
+    verifier = Verifier(name, key[1:], key[0])
     if verifier.key_id.hex() != key_id:
         raise RejectError(f"the key id should be {verifier.key_id.hex()}")
     return verifier
+
+
+def cosigned_message(text: bytes, time_s: int) -> bytes:
+    """What a cosignature of type 0x04 is over."""
+    return b"cosignature/v1\ntime %d\n" % time_s + text
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +154,11 @@ class Signature:
     name: str
     key_id: bytes
     signature: bytes
+
+    @property
+    def time_s(self) -> int:
+        """The timestamp of a cosignature, in seconds since 1970."""
+        return int.from_bytes(self.signature[:TIMESTAMP_SIZE], "big")
 
     @property
     def line(self) -> str:
@@ -127,11 +177,25 @@ class UnverifiedNote:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note that at least one known key has signed."""
+    """A note in which no signature of a known key is bad."""
 
     text: str
-    verified: tuple[Signature, ...]
+    verified: tuple[Signature, ...]  # one for each key
     unverified: tuple[Signature, ...]  # of unknown keys
+    not_understood: tuple[Signature, ...] = ()  # of known keys of type 0x06
+
+    def signature_by(self, verifier: Verifier) -> Signature | None:
+        """The verified signature of this key."""
+        return _find(verifier, self.verified)
+
+    def mentions(self, verifier: Verifier) -> bool:
+        """Whether this key, of a type that is not understood, claims to have signed."""
+        return _find(verifier, self.not_understood) is not None
+
+
+def _find(verifier: Verifier, among: Sequence[Signature]) -> Signature | None:
+    key = (verifier.name, verifier.key_id)
+    return next((one for one in among if (one.name, one.key_id) == key), None)
 
 
 def parse_note(content: bytes) -> UnverifiedNote:
@@ -165,31 +229,44 @@ def _parse_signature(line: str) -> Signature:
     return Signature(name, content[:KEY_ID_SIZE], content[KEY_ID_SIZE:])
 
 
-def open_note(
+def check_note(
     content: bytes, verifiers: Sequence[Verifier], check: Check = ed25519.verify
 ) -> Note:
-    """The note, if known keys have signed it and none of their signatures is bad."""
+    """The note, if none of the signatures that known keys made is bad.
+
+    None of them need have signed it: that is for the caller to ask.
+    """
     parsed = parse_note(content)
     known = {(one.name, one.key_id): one for one in verifiers}
     if len(known) != len(verifiers):
         raise ValueError("two verifiers of one name and key id")
     verified: dict[tuple[str, bytes], Signature] = {}
-    unverified = []
+    unverified, not_understood = [], []
     message = parsed.text.encode()
     for signature in parsed.signatures:
         key = (signature.name, signature.key_id)
         verifier = known.get(key)
         if verifier is None:
             unverified.append(signature)
-        elif len(signature.signature) == ed25519.SIGNATURE_SIZE and check(
-            verifier.public_key, message, signature.signature
-        ):
+        elif not verifier.understood:
+            not_understood.append(signature)
+        elif verifier.has_made(signature, message, check):
             verified.setdefault(key, signature)
         else:
             raise RejectError(f"the signature by {signature.name} is wrong")
-    if not verified:
+    return Note(
+        parsed.text, tuple(verified.values()), tuple(unverified), tuple(not_understood)
+    )
+
+
+def open_note(
+    content: bytes, verifiers: Sequence[Verifier], check: Check = ed25519.verify
+) -> Note:
+    """The note, if known keys have signed it and none of their signatures is bad."""
+    note = check_note(content, verifiers, check)
+    if not note.verified:
         raise RejectError("not signed by a key that we know")
-    return Note(parsed.text, tuple(verified.values()), tuple(unverified))
+    return note
 
 
 def sign_note(text: str, verifier: Verifier, sign: Sign) -> bytes:
@@ -198,6 +275,18 @@ def sign_note(text: str, verifier: Verifier, sign: Sign) -> bytes:
         raise ValueError("a note's text is lines without control characters")
     signature = Signature(verifier.name, verifier.key_id, sign(text.encode()))
     return f"{text}\n{signature.line}".encode()
+
+
+def cosign(text: str, verifier: Verifier, time_s: int, sign: Sign) -> Signature:
+    """The cosignature of a witness (type 0x04) over a note's text at `time_s`.
+
+    Its `line` goes to the end of the note. `sign` is called once.
+    """
+    if verifier.kind != COSIGNATURE or not 0 <= time_s <= TIMESTAMP_MAX_S:
+        raise ValueError("a witness signs with type 0x04, seconds since 1970")
+    signed = sign(cosigned_message(text.encode(), time_s))
+    timestamp = time_s.to_bytes(TIMESTAMP_SIZE, "big")
+    return Signature(verifier.name, verifier.key_id, timestamp + signed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The proof of one record: a C2SP tlog-proof file with our `extra`.
+"""The proof files: of one record (C2SP tlog-proof), and that a log only grew.
 
     c2sp.org/tlog-proof@v1
     extra <base64 of a CBOR map>         docs/ledger-format.md section 5
@@ -9,9 +9,20 @@
 
 The map of `extra` carries what leads from the record to the batch entry:
 
-    1: 1, 2: entry, 3: leaf index, 4: path, 5: leaf hash; disclosed 6: salt, 7: record
+    1: 1, 2: entry, 3: leaf index, 4: path, 5: leaf hash; disclosed 6: salt, 7: record,
+    8: [index, path, entry] of the enrolment of the device that signed the record
 
-Nothing in a proof is believed: `check_batch` and `root_of_log` recompute it.
+The proof that a later checkpoint continues an earlier one (section 10 there):
+
+    iomt/consistency@v1
+    <base64 hash>                        RFC 6962 section 2.1.2, in its order
+    <an empty line>
+    <the earlier checkpoint, a signed note>
+    <an empty line>
+    <the later checkpoint, a signed note, to the end of the file>
+
+Nothing in a proof is believed: `check_batch`, `root_of_log` and `check_enrolment`
+recompute it.
 """
 
 from __future__ import annotations
@@ -21,20 +32,37 @@ from dataclasses import dataclass
 
 from edge import cbor
 from edge.errors import RejectError
-from edge.ledger import tlog
-from edge.ledger.batch import SALT_SIZE, Batch, batch_leaf, decode_entry
+from edge.ledger import ed25519, tlog
+from edge.ledger.batch import (
+    SALT_SIZE,
+    Batch,
+    DeviceEnrolment,
+    batch_leaf,
+    decode_entry,
+)
 from edge.ledger.note import NOTE_SIZE_MAX, decode_base64
 from edge.ledger.tlog import HASH_SIZE, SIZE_MAX
 
 PROOF_SIZE_MAX = 1024 * 1024  # a record of 65,536 bytes and a checkpoint: below 300 kB
 PATH_LENGTH_MAX = 63
+CONSISTENCY_LENGTH_MAX = 64
 EXTRA_VERSION = 1
 _FIRST_LINE = "c2sp.org/tlog-proof@v1"
+_CONSISTENCY_FIRST_LINE = "iomt/consistency@v1"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentProof:
+    """A device's enrolment entry and its place in the tree of the same checkpoint."""
+
+    index: int
+    path: tuple[bytes, ...]
+    entry: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class BatchProof:
-    """What leads from a record to its batch entry; 6 and 7 only where disclosed."""
+    """What leads from a record to its batch entry; 6 to 8 only where disclosed."""
 
     entry: bytes
     leaf_index: int
@@ -42,10 +70,13 @@ class BatchProof:
     leaf_hash: bytes
     salt: bytes | None = None
     record: bytes | None = None
+    enrolment: EnrolmentProof | None = None
 
     def __post_init__(self) -> None:
         if (self.salt is None) != (self.record is None):
             raise ValueError("salt and record are disclosed together")
+        if self.enrolment is not None and self.record is None:
+            raise ValueError("an enrolment belongs to a disclosed record")
 
     def encode(self) -> bytes:
         """The bytes of `extra`."""
@@ -58,6 +89,9 @@ class BatchProof:
         }
         if self.salt is not None:
             values |= {6: self.salt, 7: self.record}
+        if self.enrolment is not None:
+            one = self.enrolment
+            values[8] = [one.index, one.path, one.entry]
         return cbor.encode(values)
 
 
@@ -80,19 +114,39 @@ class LogProof:
         return "\n".join((*lines, "", "")).encode() + self.checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """A consistency proof file; both checkpoints are signed notes verbatim."""
+
+    path: tuple[bytes, ...]
+    older: bytes
+    newer: bytes
+
+    def encode(self) -> bytes:
+        """The file's content; ValueError for notes that would not be found again."""
+        for one in (self.older, self.newer):
+            if one.count(b"\n\n") != 1 or not one.endswith(b"\n"):
+                raise ValueError("a checkpoint is one text and one block of signatures")
+        lines = [
+            _CONSISTENCY_FIRST_LINE,
+            *(b64encode(one).decode() for one in self.path),
+        ]
+        return "\n".join((*lines, "", "")).encode() + self.older + b"\n" + self.newer
+
+
+def is_consistency(content: bytes) -> bool:
+    """Whether the file says that it is a consistency proof, in its first line."""
+    return content.partition(b"\n")[0] == _CONSISTENCY_FIRST_LINE.encode()
+
+
 def parse_proof(content: bytes) -> LogProof:
     """The parts of a tlog-proof file; RejectError names the line that is wrong."""
-    if len(content) > PROOF_SIZE_MAX:
-        raise RejectError(f"a proof of more than {PROOF_SIZE_MAX} bytes")
+    _check_size(content, PROOF_SIZE_MAX, "proof")
     head, blank, checkpoint = content.partition(b"\n\n")
     if not blank:
         raise RejectError("no empty line before the checkpoint")
-    if len(checkpoint) > NOTE_SIZE_MAX:
-        raise RejectError(f"a checkpoint of more than {NOTE_SIZE_MAX} bytes")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise RejectError(f"not ASCII at byte {error.start}") from error
+    _check_size(checkpoint, NOTE_SIZE_MAX, "checkpoint")
+    lines = _lines(head)
     if lines[0] != _FIRST_LINE:
         raise RejectError(f"line 1: not {_FIRST_LINE}")
     at = 1
@@ -103,11 +157,47 @@ def parse_proof(content: bytes) -> LogProof:
     if not lines[at:] or not lines[at].startswith("index "):
         raise RejectError(f"line {at + 1}: no index")
     index = _decimal_line(lines[at].removeprefix("index "), at)
-    at += 1
-    path = tuple(_hash_line(line, at + n) for n, line in enumerate(lines[at:]))
-    if len(path) > PATH_LENGTH_MAX:
-        raise RejectError(f"a path of more than {PATH_LENGTH_MAX} hashes")
+    path = _hash_lines(lines, at + 1, PATH_LENGTH_MAX)
     return LogProof(index, path, checkpoint, extra)
+
+
+def parse_consistency(content: bytes) -> ConsistencyProof:
+    """The parts of a consistency proof; RejectError names the line that is wrong."""
+    _check_size(content, PROOF_SIZE_MAX, "proof")
+    if not is_consistency(content):
+        raise RejectError(f"line 1: not {_CONSISTENCY_FIRST_LINE}")
+    parts = content.split(b"\n\n")
+    if len(parts) != 5:
+        raise RejectError(
+            "not two checkpoints (each a text, an empty line and signatures) after the "
+            f"hashes: {len(parts)} parts between empty lines where there should be 5"
+        )
+    head, old_text, old_signatures, new_text, new_signatures = parts
+    older = old_text + b"\n\n" + old_signatures + b"\n"
+    newer = new_text + b"\n\n" + new_signatures
+    for checkpoint in (older, newer):
+        _check_size(checkpoint, NOTE_SIZE_MAX, "checkpoint")
+    path = _hash_lines(_lines(head), 1, CONSISTENCY_LENGTH_MAX)
+    return ConsistencyProof(path, older, newer)
+
+
+def _check_size(content: bytes, size_max: int, what: str) -> None:
+    if len(content) > size_max:
+        raise RejectError(f"a {what} of more than {size_max} bytes")
+
+
+def _lines(head: bytes) -> list[str]:
+    try:
+        return head.decode("ascii").split("\n")
+    except UnicodeDecodeError as error:
+        raise RejectError(f"not ASCII at byte {error.start}") from error
+
+
+def _hash_lines(lines: list[str], start: int, most: int) -> tuple[bytes, ...]:
+    """The hashes from line `start` (counted from 0) to the end."""
+    if len(lines) - start > most:
+        raise RejectError(f"a path of more than {most} hashes")
+    return tuple(_hash_line(lines[at], at) for at in range(start, len(lines)))
 
 
 def _base64_line(text: str, at: int) -> bytes:
@@ -140,22 +230,40 @@ def decode_extra(content: bytes) -> BatchProof:
     version = found.get(1) if isinstance(found, dict) else None
     if not isinstance(found, dict) or version is True or version != EXTRA_VERSION:
         raise RejectError(f"extra: not a map of version {EXTRA_VERSION}")
-    disclosed = 6 in found or 7 in found
-    if set(found) != set(range(1, 8 if disclosed else 6)):
-        raise RejectError("extra: fields 1 to 5, and 6 and 7 together, are needed")
-    index, path = found[3], found[4]
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise RejectError("extra: field 3 is not a leaf index")
-    if not isinstance(path, list) or len(path) > PATH_LENGTH_MAX:
-        raise RejectError("extra: field 4 is not a path")
+    disclosed = 6 in found or 7 in found or 8 in found
+    wanted = 6 if not disclosed else 9 if 8 in found else 8
+    if set(found) != set(range(1, wanted)):
+        raise RejectError(
+            "extra: fields 1 to 5 are needed, 6 and 7 only together, 8 only with them"
+        )
     return BatchProof(
         entry=_octets(found[2], "2"),
-        leaf_index=index,
-        path=tuple(_octets(one, "4", HASH_SIZE) for one in path),
+        leaf_index=_number(found[3], "3"),
+        path=_path(found[4], "4"),
         leaf_hash=_octets(found[5], "5", HASH_SIZE),
         salt=_octets(found[6], "6", SALT_SIZE) if disclosed else None,
         record=_octets(found[7], "7") if disclosed else None,
+        enrolment=_enrolment(found[8]) if 8 in found else None,
     )
+
+
+def _enrolment(value: object) -> EnrolmentProof:
+    if not isinstance(value, list) or len(value) != 3:
+        raise RejectError("extra: field 8 is not [index, path, entry]")
+    index, path, entry = value
+    return EnrolmentProof(_number(index, "8"), _path(path, "8"), _octets(entry, "8"))
+
+
+def _number(value: object, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RejectError(f"extra: field {field} is not an index")
+    return value
+
+
+def _path(value: object, field: str) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or len(value) > PATH_LENGTH_MAX:
+        raise RejectError(f"extra: field {field} is not a path")
+    return tuple(_octets(one, field, HASH_SIZE) for one in value)
 
 
 def _octets(value: object, field: str, size: int | None = None) -> bytes:
@@ -185,3 +293,25 @@ def root_of_log(proof: LogProof, entry: bytes, size: int) -> bytes:
     """The log's root at `size`, by this proof of the entry."""
     leaf = tlog.leaf_hash(entry)
     return tlog.root_from_inclusion(proof.index, size, leaf, proof.path)
+
+
+def check_enrolment(
+    proof: EnrolmentProof, before: int, size: int, root: bytes
+) -> bytes:
+    """The enrolled public key, if it stands in the tree before entry `before`.
+
+    `before` is the index of the batch entry that holds the device's record, `size` and
+    `root` are the checkpoint's.
+    """
+    entry = decode_entry(proof.entry)
+    if not isinstance(entry, DeviceEnrolment) or entry.public_key is None:
+        raise RejectError("extra: field 8 is not the enrolment of a device that signs")
+    if proof.index >= before:
+        raise RejectError(f"extra: field 8 is no enrolment before entry {before}")
+    leaf = tlog.leaf_hash(proof.entry)
+    if tlog.root_from_inclusion(proof.index, size, leaf, proof.path) != root:
+        raise RejectError("extra: field 8 does not lead to the checkpoint's root")
+    fault = ed25519.key_fault(entry.public_key)
+    if fault:
+        raise RejectError(f"extra: field 8: the device's key: {fault}")
+    return entry.public_key

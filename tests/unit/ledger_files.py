@@ -6,19 +6,36 @@ The store writes the real one; this is small, all at once, and its key is no sec
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge import cbor
+from edge.devices import envelope
 from edge.ledger import batch, note, tiles, tlog
-from edge.ledger.proof import BatchProof, LogProof
-from edge.model import Attestation, Flag, Kind, Record
+from edge.ledger.proof import BatchProof, ConsistencyProof, EnrolmentProof, LogProof
+from edge.model import Attestation, Flag, Kind, Reading, Record
 
 ORIGIN = "clinic.example/ward-3"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VERIFIER = note.Verifier(ORIGIN, KEY.public_key().public_bytes_raw())
+DEVICE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+DEVICE_PUBLIC_KEY = DEVICE_KEY.public_key().public_bytes_raw()
+WITNESS_KEYS = {
+    f"witness-{at}.example": Ed25519PrivateKey.from_private_bytes(bytes([at] * 32))
+    for at in (1, 2, 3)
+}
+WITNESSES = {
+    name: note.Verifier(name, key.public_key().public_bytes_raw(), note.COSIGNATURE)
+    for name, key in WITNESS_KEYS.items()
+}
+# Nobody can check it here, so it need not be a key.
+ML_DSA_WITNESS = note.Verifier("pq.example", bytes(range(164)) * 8, note.ML_DSA_44)
 STARTED_MS = 1_790_000_000_000
+COSIGNED_S = 1_790_000_301
+ENROLMENT_INDEX = 2  # of monitor-7
 LEAF_COUNT = 3  # of each sample batch, before padding to four
 
 
@@ -26,12 +43,26 @@ def _id(name: str) -> bytes:
     return sha256(name.encode()).digest()[: batch.ID_SIZE]
 
 
+def sample_envelope(number: int, leaf: int) -> bytes:
+    """What monitor-7 sent and signed."""
+    return envelope.build(
+        "monitor-7",
+        "vitals",
+        10 * number + leaf,
+        STARTED_MS + 1000 * number - 20,
+        [Reading(None, {"heart_rate": Decimal(70 + leaf)})],
+        kid=envelope.kid_of(DEVICE_PUBLIC_KEY),
+        sign=DEVICE_KEY.sign,
+    )
+
+
 def sample_record(number: int, leaf: int) -> bytes:
     """The record of one leaf of sample batch `number`."""
+    count = {1: LEAF_COUNT, 2: 2, 3: 2, 4: 0, 5: 0}
     return Record(
         kind=Kind.READING if leaf else Kind.COUNT,
         received_ms=STARTED_MS + 1000 * number,
-        original=b"a reading %d" % leaf,
+        original=sample_envelope(number, leaf) if leaf else cbor.encode(count),
         device="monitor-7" if leaf else None,
         stream="vitals" if leaf else None,
         attestation=Attestation.DEVICE if leaf else Attestation.GATEWAY,
@@ -72,7 +103,7 @@ def sample_entries(count: int) -> list[batch.Entry]:
         batch.EpochStart(ORIGIN, STARTED_MS),
         _start("first boot", 1),
         batch.DeviceEnrolment(
-            _id("device 1"), STARTED_MS + 2000, Attestation.DEVICE, bytes(range(32, 64))
+            _id("device 1"), STARTED_MS + 2000, Attestation.DEVICE, DEVICE_PUBLIC_KEY
         ),
         batch.DeviceEnrolment(_id("device 2"), STARTED_MS + 3000, Attestation.GATEWAY),
     ]
@@ -137,16 +168,73 @@ def signed_checkpoint(size: int, root: bytes, origin: str = ORIGIN) -> bytes:
     return note.sign_note(text, verifier, KEY.sign)
 
 
-def sample_proof(
-    entries: Sequence[bytes], index: int, leaf: int, disclose: bool
-) -> bytes:
-    """The proof file of one leaf of the sample batch that is entry `index`."""
-    hashes = [tlog.leaf_hash(entry) for entry in entries]
-    size = len(hashes)
-    known = [
-        tlog.tree_root(hashes[one.index << one.level : one.index + 1 << one.level])
-        for one in tlog.plan_inclusion(index, size)
+def cosigned(checkpoint: bytes, names: Iterable[str] = WITNESSES) -> bytes:
+    """The checkpoint with the cosignatures of these witnesses too."""
+    text = note.parse_note(checkpoint).text
+    lines = [
+        note.cosign(text, WITNESSES[name], COSIGNED_S, WITNESS_KEYS[name].sign).line
+        for name in names
     ]
+    return checkpoint + "".join(lines).encode()
+
+
+def ml_dsa_line() -> bytes:
+    """A signature line of ML_DSA_WITNESS, with nothing behind it."""
+    signature = COSIGNED_S.to_bytes(8, "big") + bytes(2420)
+    one = note.Signature(ML_DSA_WITNESS.name, ML_DSA_WITNESS.key_id, signature)
+    return one.line.encode()
+
+
+def policy_text(quorum: str = "2", *, with_log: bool = True) -> str:
+    """A policy of the three witnesses and one of ML-DSA; `quorum` of the three."""
+    lines = ["# the auditor's own", f"log {VERIFIER.vkey}"] if with_log else []
+    for at, one in enumerate((*WITNESSES.values(), ML_DSA_WITNESS), start=1):
+        lines.append(f"witness w{at} {one.vkey} https://{one.name}/")
+    lines += [f"group three {quorum} w1 w2 w3", "quorum three", ""]
+    return "\n".join(lines)
+
+
+def log_path(entries: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """The inclusion path of entry `index` in the tree of these entries."""
+    hashes = [tlog.leaf_hash(entry) for entry in entries]
+    wanted = tlog.plan_inclusion(index, len(entries))
+    return tuple(tlog.inclusion(index, len(entries), _roots(hashes, wanted)))
+
+
+def _roots(hashes: Sequence[bytes], wanted: Sequence[tlog.Subtree]) -> list[bytes]:
+    return [
+        tlog.tree_root(hashes[one.index << one.level : one.index + 1 << one.level])
+        for one in wanted
+    ]
+
+
+def sample_consistency(entries: Sequence[bytes], old: int) -> bytes:
+    """The proof file that these entries continue their first `old` ones."""
+    hashes = [tlog.leaf_hash(entry) for entry in entries]
+    new = len(hashes)
+    wanted = tlog.plan_consistency(old, new)
+    return ConsistencyProof(
+        tuple(tlog.consistency(old, new, _roots(hashes, wanted))),
+        signed_checkpoint(old, tlog.tree_root(hashes[:old])),
+        signed_checkpoint(new, tlog.tree_root(hashes)),
+    ).encode()
+
+
+def sample_proof(
+    entries: Sequence[bytes],
+    index: int,
+    leaf: int,
+    disclose: bool,
+    *,
+    enrolment: bool = False,
+    witnesses: Iterable[str] = (),
+) -> bytes:
+    """The proof file of one leaf of the sample batch that is entry `index`.
+
+    With `enrolment` it holds that of the device which signed the disclosed record.
+    """
+    size = len(entries)
+    root = tlog.tree_root([tlog.leaf_hash(entry) for entry in entries])
     leaves = sample_leaves(index)
     extra = BatchProof(
         entry=entries[index],
@@ -155,10 +243,17 @@ def sample_proof(
         leaf_hash=leaves[leaf],
         salt=sample_salt(index, leaf) if disclose else None,
         record=sample_record(index, leaf) if disclose else None,
+        enrolment=sample_enrolment(entries) if enrolment else None,
     )
     return LogProof(
         index=index,
-        path=tuple(tlog.inclusion(index, size, known)),
-        checkpoint=signed_checkpoint(size, tlog.tree_root(hashes)),
+        path=log_path(entries, index),
+        checkpoint=cosigned(signed_checkpoint(size, root), witnesses),
         extra=extra.encode(),
     ).encode()
+
+
+def sample_enrolment(entries: Sequence[bytes]) -> EnrolmentProof:
+    """What proves that monitor-7 was enrolled."""
+    path = log_path(entries, ENROLMENT_INDEX)
+    return EnrolmentProof(ENROLMENT_INDEX, path, entries[ENROLMENT_INDEX])

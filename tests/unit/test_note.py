@@ -63,6 +63,9 @@ ENCODED = VKEY.split("+", 2)[2]
         (VKEY.replace("+AQ", "+Ag"), "type 0x01"),
         ("log+00000000+", "type 0x01"),
         ("log+00000000+" + b64encode(bytes([1] * 32)).decode(), "31 bytes"),
+        ("log+00000000+" + b64encode(bytes([4] * 34)).decode(), "33 bytes"),
+        ("log+00000000+" + b64encode(bytes([6] * 33)).decode(), "32 bytes"),
+        (VKEY.replace("+AQ", "+BA"), "the key id should be"),
     ],
 )
 def test_a_verifier_key_with_a_mistake_is_refused(vkey: str, reason: str) -> None:
@@ -226,3 +229,116 @@ def test_a_checkpoint_with_a_mistake_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(RejectError, match=reason):
         note.parse_checkpoint(text)
+
+
+# --- cosignatures -------------------------------------------------------------------
+
+WITNESS = Verifier("witness.example/w1", PUBLIC, note.COSIGNATURE)
+PQ = Verifier("pq.example", bytes(1312), note.ML_DSA_44)
+TIME_S = 1_679_315_147
+COSIGNED = SIGNED + note.cosign(TEXT, WITNESS, TIME_S, KEY.sign).line.encode()
+
+
+def test_a_cosignature_is_a_timestamp_and_a_signature_over_time_and_text() -> None:
+    """By hand, as tlog-cosignature's sections on the format and the message say."""
+    message = b"cosignature/v1\ntime 1679315147\n" + TEXT.encode()
+    signed = TIME_S.to_bytes(8, "big") + KEY.sign(message)
+    key_id = sha256(b"witness.example/w1\n\x04" + PUBLIC).digest()[:4]
+    line = f"— witness.example/w1 {b64encode(key_id + signed).decode()}\n"
+    assert line.encode() == COSIGNED.removeprefix(SIGNED)
+
+
+def test_a_witness_key_of_either_type_is_read_back() -> None:
+    for verifier in (WITNESS, PQ):
+        assert note.parse_vkey(verifier.vkey) == verifier
+    assert WITNESS.key_id != Verifier(WITNESS.name, PUBLIC).key_id
+    assert (LOG.understood, WITNESS.understood, PQ.understood) == (True, True, False)
+    with pytest.raises(RejectError, match="unknown type 0x05"):
+        Verifier("log", PUBLIC, 5)
+
+
+def test_a_good_cosignature_is_found_with_its_time() -> None:
+    opened = note.open_note(COSIGNED, [LOG, WITNESS])
+    found = opened.signature_by(WITNESS)
+    assert found is not None
+    assert found.time_s == TIME_S
+    assert opened.signature_by(LOG) is not None
+    assert opened.signature_by(Verifier(WITNESS.name, PUBLIC)) is None
+    assert not opened.unverified
+
+
+def wrong_cosignatures() -> list[bytes]:
+    good = note.cosign(TEXT, WITNESS, TIME_S, KEY.sign).signature
+    return [
+        (TIME_S + 1).to_bytes(8, "big") + good[8:],  # another time than was signed
+        TIME_S.to_bytes(8, "big") + KEY.sign(TEXT.encode()),  # as a log signs
+        good[:-1],
+        good + b"\0",
+        good[8:],
+        b"\0",
+        (2**63).to_bytes(8, "big")
+        + KEY.sign(note.cosigned_message(TEXT.encode(), 2**63)),
+    ]
+
+
+@pytest.mark.parametrize("signature", wrong_cosignatures())
+def test_a_wrong_cosignature_of_a_known_key_refuses_the_note(signature: bytes) -> None:
+    """Beside the log's good one too: somebody tried something."""
+    line = note.Signature(WITNESS.name, WITNESS.key_id, signature).line.encode()
+    with pytest.raises(RejectError, match=r"signature by witness.example/w1 is wrong"):
+        note.open_note(SIGNED + line, [LOG, WITNESS])
+    assert note.open_note(SIGNED + line, [LOG]).unverified
+
+
+def test_the_last_second_that_a_timestamp_can_say_is_taken() -> None:
+    line = note.cosign(TEXT, WITNESS, 2**63 - 1, KEY.sign).line.encode()
+    assert note.open_note(SIGNED + line, [WITNESS]).verified
+    for time_s in (-1, 2**63):
+        with pytest.raises(ValueError, match="seconds since 1970"):
+            note.cosign(TEXT, WITNESS, time_s, KEY.sign)
+    with pytest.raises(ValueError, match="type 0x04"):
+        note.cosign(TEXT, LOG, 0, KEY.sign)
+
+
+def test_a_logs_signature_is_no_cosignature_and_the_other_way_round() -> None:
+    """One key for both types, which nobody should have; the types stay apart."""
+    message = TEXT.encode()
+    as_log = note.Signature(WITNESS.name, WITNESS.key_id, KEY.sign(message))
+    with pytest.raises(RejectError, match="is wrong"):
+        note.open_note(f"{TEXT}\n{as_log.line}".encode(), [WITNESS])
+    cosigned = note.cosign(TEXT, WITNESS, TIME_S, KEY.sign).signature
+    as_witness = note.Signature(LOG.name, LOG.key_id, cosigned[8:])
+    with pytest.raises(RejectError, match="is wrong"):
+        note.open_note(f"{TEXT}\n{as_witness.line}".encode(), [LOG])
+
+
+@pytest.mark.parametrize("signature", [b"\0", bytes(2428), b"anything at all"])
+def test_a_signature_of_ml_dsa_is_recognised_and_never_an_error(
+    signature: bytes,
+) -> None:
+    line = note.Signature(PQ.name, PQ.key_id, signature).line.encode()
+    opened = note.open_note(SIGNED + line, [LOG, PQ])
+    assert opened.mentions(PQ)
+    assert opened.signature_by(PQ) is None
+    assert [one.name for one in opened.verified] == [LOG.name]
+    assert not opened.unverified
+    alone = f"{TEXT}\n".encode() + line
+    assert note.check_note(alone, [LOG, PQ]).mentions(PQ)
+    with pytest.raises(RejectError, match="not signed by a key that we know"):
+        note.open_note(alone, [LOG, PQ])
+
+
+def test_the_cosigned_message_is_that_of_the_specifications_example() -> None:
+    """A public fact: origin, size and root of tlog-cosignature's example."""
+    message = note.cosigned_message(
+        b"example.com/behind-the-sofa\n20852163\n"
+        b"CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n",
+        1_679_315_147,
+    )
+    assert message == (
+        b"cosignature/v1\n"
+        b"time 1679315147\n"
+        b"example.com/behind-the-sofa\n"
+        b"20852163\n"
+        b"CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
+    )

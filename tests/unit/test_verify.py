@@ -17,13 +17,14 @@ from typing import Any
 import ledger_files
 import pytest
 
-from edge.ledger import batch, note, proof, tiles, tlog, verify
+from edge.ledger import batch, note, tiles, tlog, verify
 from edge.ledger.verify import Report, Verdict
-from edge.model import Attestation, Kind, Record
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ledger"
 LOG = VECTORS / "log"
 VKEY = ledger_files.VERIFIER.vkey
+DEVICE_KEY = ledger_files.DEVICE_PUBLIC_KEY.hex()
+CONSISTENCY = str(VECTORS / "grown.consistency")
 FILES = sorted(
     one.relative_to(LOG).as_posix() for one in LOG.rglob("*") if one.is_file()
 )
@@ -73,7 +74,7 @@ def test_the_vector_comes_out_of_its_script_byte_for_byte(tmp_path: Path) -> Non
     subprocess.run([sys.executable, script, tmp_path / "new"], check=True)
     names = [one.relative_to(VECTORS) for one in VECTORS.rglob("*") if one.is_file()]
     made = (tmp_path / "new").rglob("*")
-    assert len(names) == sum(one.is_file() for one in made) == 13
+    assert len(names) == sum(one.is_file() for one in made) == 19
     for name in names:
         assert (tmp_path / "new" / name).read_bytes() == (VECTORS / name).read_bytes()
 
@@ -373,100 +374,6 @@ def test_a_checkpoint_of_another_origin_is_refused_though_our_key_signed(
     assert "origin" in refused(log).reason
 
 
-# --- proofs -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["closed", "disclosed"])
-def test_the_vectors_proofs_are_verified(name: str) -> None:
-    path = VECTORS / f"{name}.tlog-proof"
-    report = verify.verify_proof(path, VKEY)
-    assert report.verdict is Verdict.OK
-    assert (report.origin, report.size) == (ledger_files.ORIGIN, 300)
-    entry = batch.decode_entry(ENTRIES[270])
-    assert isinstance(entry, batch.Batch)
-    name_of_leaf = f"{entry.boot_id.hex()[:12]}-{entry.number}-1"
-    assert any(name_of_leaf in line for line in report.lines())
-    assert verify.verify_proof(path).verdict is Verdict.NOT_ENOUGH
-
-
-def test_a_disclosed_record_is_shown_and_its_device_is_left_open() -> None:
-    """The log part is verified; who the device is, its pinned key would have to say."""
-    lines = verify.verify_proof(VECTORS / "disclosed.tlog-proof", VKEY).lines()
-    assert "record  reading of monitor-7, received 2026-09-21T14:17:50.000Z" in lines
-    assert "device signature: not checked (no key pinned)" in lines
-    assert lines[-1] == "VERIFIED"
-    lines = verify.verify_proof(VECTORS / "closed.tlog-proof", VKEY).lines()
-    assert "record  not disclosed" in lines
-
-
-@pytest.mark.parametrize("name", ["closed", "disclosed"])
-def test_a_flipped_byte_anywhere_in_a_proof_is_refused(
-    name: str, tmp_path: Path
-) -> None:
-    content = (VECTORS / f"{name}.tlog-proof").read_bytes()
-    path = tmp_path / "proof"
-    for at in range(len(content)):
-        changed = bytearray(content)
-        changed[at] ^= 1 << at % 8
-        path.write_bytes(changed)
-        report = verify.verify_proof(path, VKEY)
-        assert report.verdict is Verdict.REFUSED, (at, report.lines())
-        assert report.place == "proof"
-    for changed_size in (0, 1, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:changed_size])
-        assert verify.verify_proof(path, VKEY).verdict is Verdict.REFUSED
-
-
-def test_the_proof_of_another_entry_is_refused(tmp_path: Path) -> None:
-    """Every part is genuine, but they do not belong together."""
-    one = proof.parse_proof((VECTORS / "disclosed.tlog-proof").read_bytes())
-    content = ledger_files.sample_proof(ENTRIES, 271, 1, disclose=True)
-    other = proof.parse_proof(content)
-    path = tmp_path / "proof"
-    path.write_bytes(content)
-    assert verify.verify_proof(path, VKEY).verdict is Verdict.OK
-    for mixed in (
-        replace(one, extra=other.extra),
-        replace(one, index=other.index),
-        replace(one, path=other.path),
-        replace(one, checkpoint=ledger_files.signed_checkpoint(299, bytes(32))),
-        replace(one, extra=None),
-    ):
-        path.write_bytes(mixed.encode())
-        assert verify.verify_proof(path, VKEY).verdict is Verdict.REFUSED
-
-
-def test_a_record_that_is_none_is_refused_though_it_was_committed(
-    tmp_path: Path,
-) -> None:
-    """A gateway can commit to anything; the proof shall not call it a record."""
-    salt = bytes(16)
-    leaf = batch.batch_leaf(salt, b"no record")
-    entry = _batch(root=leaf).encode()
-    extra = proof.BatchProof(entry, 0, (), leaf, salt, b"no record").encode()
-    checkpoint = ledger_files.signed_checkpoint(1, tlog.leaf_hash(entry))
-    path = tmp_path / "proof"
-    path.write_bytes(proof.LogProof(0, (), checkpoint, extra).encode())
-    assert verify.verify_proof(path, VKEY).verdict is Verdict.REFUSED
-
-
-def test_what_a_disclosed_record_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    salt = bytes(16)
-    record = Record(
-        Kind.READING, 2**63 - 1, b"", "\x1b[2J", attestation=Attestation.GATEWAY
-    )
-    leaf = batch.batch_leaf(salt, record.encode())
-    entry = _batch(root=leaf).encode()
-    extra = proof.BatchProof(entry, 0, (), leaf, salt, record.encode()).encode()
-    checkpoint = ledger_files.signed_checkpoint(1, tlog.leaf_hash(entry))
-    path = tmp_path / "proof"
-    path.write_bytes(proof.LogProof(0, (), checkpoint, extra).encode())
-    report = verify.verify_proof(path, VKEY)
-    assert report.verdict is Verdict.OK
-    assert all(line.isprintable() for line in report.lines())
-    assert any("vouches for receiving" in line for line in report.lines())
-
-
 # --- the command --------------------------------------------------------------------
 
 
@@ -482,9 +389,37 @@ def run(*arguments: str | Path) -> tuple[int, str]:
 
 def test_the_command_needs_nothing_but_python() -> None:
     """An auditor has neither our compiler nor our packages."""
-    for path in (LOG, VECTORS / "closed.tlog-proof"):
-        status, output = run(path, "--vkey", VKEY)
+    policy = ("--policy", VECTORS / "two-of-three.policy")
+    for words in (
+        (LOG,),
+        (VECTORS / "disclosed.tlog-proof",),
+        (VECTORS / "cosigned.tlog-proof", *policy),
+        (VECTORS / "grown.consistency",),
+    ):
+        status, output = run(*words, "--vkey", VKEY)
         assert (status, output.splitlines()[-1]) == (0, "VERIFIED")
+
+
+def arguments(case: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    words = [str(VECTORS / case["path"])]
+    for one in case["given"]:
+        if one in expected:
+            words += [f"--{one.replace('_', '-')}", expected[one]]
+        else:
+            words += ["--policy", str(VECTORS / one)]
+    return words
+
+
+def test_every_vector_has_the_exit_status_that_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = json.loads((VECTORS / "expected.json").read_text())
+    words = {0: "VERIFIED", 2: "CANNOT RUN: ", 3: "NOT ENOUGH: "}
+    assert len(expected["cases"]) == 23
+    for case in expected["cases"]:
+        assert verify.main(arguments(case, expected)) == case["exit"], case
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith(words[case["exit"]])
 
 
 def test_the_command_answers_with_its_exit_status(
@@ -500,19 +435,27 @@ def test_the_command_answers_with_its_exit_status(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("words", "text"),
     [
         (["missing"], "No such file"),
         (["missing", "--vkey", VKEY], "No such file"),
         (["PATH", "--vkey", "nonsense"], "a verifier key is"),
-        (["PATH", "--vkey", VKEY, "--policy", "F"], "--policy is not understood"),
+        (["PATH", "--vkey", VKEY, "--policy", "F"], "policy that was given: No such"),
+        (["PATH", "--policy", str(LOG / "checkpoint")], "given: line 1: 'clinic.ex"),
+        (["PATH", "--vkey", VKEY, "--policy", str(LOG)], "Is a directory"),
+        (["PATH", "--vkey", VKEY, "--device-key", "00" * 32], "of small order"),
+        (["PATH", "--vkey", VKEY, "--device-key", "F"], "key that was given: No such"),
+        (["PATH", "--device-key", str(LOG / "checkpoint")], "not 64 hex digits"),
+        (["PATH", "--device-key", str(LOG / "tile/0/000")], "more than 4096 bytes"),
+        (["PATH", "--device-key", DEVICE_KEY], "the proof of a reading"),
+        ([CONSISTENCY, "--device-key", DEVICE_KEY], "the proof of a reading"),
     ],
 )
 def test_the_command_cannot_run_on_what_it_cannot_read(
-    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [str(LOG) if one == "PATH" else one for one in arguments]
-    assert verify.main(given) == 2
+    arguments = [str(LOG) if one == "PATH" else one for one in words]
+    assert verify.main(arguments) == 2
     assert text in capsys.readouterr().out.splitlines()[-1]
 
 
