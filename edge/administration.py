@@ -35,8 +35,10 @@ ADDRESS = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", re.ASCII)
 class Patients:
     """The patients by random reference, and by the name the clinic gave."""
 
-    def __init__(self, known: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, known: Mapping[str, tuple[int, str]], last_id: int = 0) -> None:
         self._by_ref = dict(known)
+        self._last_id = max([last_id, *(id_ for id_, _ in known.values())])
+        self._leaving: set[str] = set()
         self._by_name = {name: ref for ref, (_, name) in known.items()}
 
     def id_of(self, ref: str) -> int | None:
@@ -50,17 +52,33 @@ class Patients:
         return found[1] if found else None
 
     def ref_of(self, name: str) -> str | None:
-        """The reference (hex) of the patient of this name."""
-        return self._by_name.get(name)
+        """The reference (hex) of the patient of this name, unless on the way out."""
+        ref = self._by_name.get(name)
+        return None if ref in self._leaving else ref
+
+    def taken(self, name: str) -> bool:
+        """Whether a patient of this name is there, on the way out or not."""
+        return name in self._by_name
+
+    def leave(self, ref: str) -> None:
+        """A patient is on the way out: nothing new may begin for them."""
+        self._leaving.add(ref)
+
+    def remove(self, ref: str) -> None:
+        """A patient is gone."""
+        _, name = self._by_ref.pop(ref)
+        del self._by_name[name]
+        self._leaving.discard(ref)
 
     def put(self, ref: str, id_: int, name: str) -> None:
         """Add a patient."""
         self._by_ref[ref] = (id_, name)
         self._by_name[name] = ref
+        self._last_id = max(self._last_id, id_)
 
     def next_id(self) -> int:
-        """One above the highest id in use."""
-        return max((id_ for id_, _ in self._by_ref.values()), default=0) + 1
+        """One above the highest id that there ever was."""
+        return self._last_id + 1
 
 
 class Administration:
@@ -81,6 +99,7 @@ class Administration:
         self._keys = keys
         self._clock = clock
         self._master = master
+        self.more: dict[str, Callable[..., Awaitable[object]]] = {}
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -90,6 +109,7 @@ class Administration:
             "device-add": self.add_device,
             "device-assign": self.assign_device,
             "device-revoke": self.revoke_device,
+            **self.more,
         }
 
     async def add_patient(self, name: str) -> str:
@@ -99,7 +119,7 @@ class Administration:
             raise ConfigurationError(
                 [f"patient: the name must have 1 to {most} printable characters"]
             )
-        if self._patients.ref_of(name) is not None:
+        if self._patients.taken(name):
             raise ConfigurationError([f"patient {name!r} is there already"])
         ref, id_ = os.urandom(REF_SIZE), self._patients.next_id()
         wrapped = self._keys.new_patient(ref)
@@ -181,7 +201,7 @@ class Administration:
 
     async def assign_device(self, name: str, patient: str | None) -> None:
         """Put a device at a patient, or (None) release it."""
-        device = self._known(name)
+        device = self.known(name)
         assignment = None
         if patient is not None:
             ref = self._patients.ref_of(patient)
@@ -195,12 +215,12 @@ class Administration:
             )
 
         def change(now_ms: int) -> Change:
-            change = self._released(device, now_ms)
+            change = self.released(device, now_ms)
             if assignment is not None:
                 insert = "INSERT INTO assignments VALUES (?, ?, ?, ?, ?, NULL)"
                 values = (assignment.id, assignment.ref, device.id, assignment.patient)
                 change.statements.append((insert, (*values, now_ms)))
-            record = self._assignment_record(device, assignment, now_ms)
+            record = self.assignment_record(device, assignment, now_ms)
             change.records.append(record)
             # At once, so that record order decides whose the next reading is.
             self._registry.put(replace(device, assignment=assignment))
@@ -208,14 +228,14 @@ class Administration:
 
         await self._intake.administer(change)
 
-    def _released(self, device: Device, now_ms: int) -> Change:
+    def released(self, device: Device, now_ms: int) -> Change:
         """The beginning of a change that ends the device's assignment."""
         release = (
             "UPDATE assignments SET until_ms = ? WHERE device = ? AND until_ms IS NULL"
         )
         return Change(statements=[(release, (now_ms, device.id))])
 
-    def _assignment_record(
+    def assignment_record(
         self, device: Device, to: Assignment | None, now_ms: int
     ) -> tuple[Record, Slot]:
         body: dict[int, object] = {2: device.ref}
@@ -251,12 +271,12 @@ class Administration:
 
     async def revoke_device(self, name: str) -> None:
         """Refuse whatever the device sends from now on, and release it."""
-        device = self._known(name)
+        device = self.known(name)
 
         def change(now_ms: int) -> Change:
-            change = self._released(device, now_ms)
+            change = self.released(device, now_ms)
             if device.assignment is not None:
-                record = self._assignment_record(device, None, now_ms)
+                record = self.assignment_record(device, None, now_ms)
                 change.records.append(record)
             revoke = "UPDATE devices SET revoked_ms = ? WHERE id = ?"
             change.statements.append((revoke, (now_ms, device.id)))
@@ -266,7 +286,7 @@ class Administration:
 
         await self._intake.administer(change)
 
-    def _known(self, name: str) -> Device:
+    def known(self, name: str) -> Device:
         device = self._registry.find(name)
         if device is None or device.revoked:
             raise NotFoundError(f"no device {name!r} is enrolled")

@@ -57,6 +57,10 @@ def _run(words: Sequence[str]) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if options.passphrase_fd is not None:
+        from edge.store import keysource  # noqa: PLC0415 - most commands need no key
+
+        keysource.use_descriptor(options.passphrase_fd)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -87,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="iomt COMMAND --help explains a command.",
     )
     parser.add_argument("--verbose", action="store_true", help="log every detail")
+    parser.add_argument(
+        "--passphrase-fd",
+        metavar="N",
+        type=int,
+        help="read the master key's passphrase from this open file descriptor",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add_to(commands)

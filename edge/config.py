@@ -23,6 +23,8 @@ D = TypeVar("D")
 ORIGIN_PATTERN = re.compile(r"[A-Za-z0-9._/-]{1,128}")
 ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
+RETENTION_DAYS_MAX = 36_500
+MASTER_SOURCES = ("file", "credential", "passphrase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,21 @@ PACES = {"ssd": Pace(4.0, 20), "sd-card": Pace(1.0, 5)}
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """After how many days frames of a class are removed; None keeps them for ever."""
+
+    readings_days: int | None = None
+    events_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration says, checked, with the defaults filled in."""
 
     origin: str
     directory: Path
     keys: Path
+    master: str
     clock_trusted: bool
     pace: Pace
     free_reserve_mb: int
@@ -64,6 +75,8 @@ class Settings:
     web: Address | None
     contracts: Path | None
     source_bytes: bytes
+    checkpoint_copy: Path | None = None
+    retention: Retention = Retention()
 
 
 class _Table:
@@ -196,7 +209,16 @@ def parse(text: str, name: str, base: Path) -> Settings:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([f"{name}: not TOML: {error}"]) from None
-    sections = ("gateway", "store", "mqtt", "ble", "web", "contracts")
+    sections = (
+        "gateway",
+        "store",
+        "ledger",
+        "retention",
+        "mqtt",
+        "ble",
+        "web",
+        "contracts",
+    )
     for section, table in tables.items():
         if section not in sections:
             report.add(section, "*", f"unknown section; known: {', '.join(sections)}")
@@ -215,10 +237,17 @@ def parse(text: str, name: str, base: Path) -> Settings:
     origin = gateway.require("origin", _pattern(ORIGIN_PATTERN, "a log's name"))
     directory = gateway.require("data", path)
     keys = gateway.get("keys", None, path)
+    master = gateway.get("master", "file", _one_of(dict.fromkeys(MASTER_SOURCES)))
     clock = gateway.get("clock", "auto", _one_of(dict.fromkeys(("auto", "trusted"))))
     medium = store.get("medium", "ssd", _one_of(PACES))
     reserve = store.get("free_reserve_mb", 256, _whole(FREE_RESERVE_MIN_MB, 1 << 20))
     quota = store.get("quarantine_quota_kb", 1024, _whole(64, 1 << 20))
+    checkpoint_copy = opened["ledger"].get("checkpoint_copy", None, path)
+    days = _whole(1, RETENTION_DAYS_MAX)
+    retention = Retention(
+        opened["retention"].get("readings_days", None, days),
+        opened["retention"].get("events_days", None, days),
+    )
     mqtt = opened["mqtt"].get("listen", None, _listen)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
@@ -234,6 +263,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         origin=origin,
         directory=directory,
         keys=keys or directory / "keys",
+        master=master,
         clock_trusted=clock == "trusted",
         pace=PACES[medium],
         free_reserve_mb=reserve,
@@ -243,6 +273,8 @@ def parse(text: str, name: str, base: Path) -> Settings:
         web=web,
         contracts=contracts,
         source_bytes=text.encode(),
+        checkpoint_copy=checkpoint_copy,
+        retention=retention,
     )
 
 
@@ -263,12 +295,20 @@ TEMPLATE = """\
 origin = "{origin}"      # the ledger's name: choose it once, it is in every proof
 data   = "data"                   # database, tiles; relative to this file
 # keys  = "data/keys"             # log.key, master.key, access.token
+# master = "file"                 # or "credential", "passphrase"; docs/operations.md
 # clock = "auto"                  # "trusted": right although no NTP says so
 
 [store]
 # medium = "ssd"                  # "sd-card" flushes the disk less often
 # free_reserve_mb = 256           # below this the gateway stops taking readings
 # quarantine_quota_kb = 1024      # refused messages kept for each sender
+
+[ledger]
+# checkpoint_copy = "/media/stick"  # a second medium: shows a store that was set back
+
+[retention]                       # what is older goes; the ledger itself stays
+# readings_days = 30              # kept for ever where it is not said
+# events_days = 3650              # alarms, assignments, erasures
 
 [mqtt]
 listen = "127.0.0.1:1883"         # plain text: loopback only

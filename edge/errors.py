@@ -6,6 +6,7 @@
       ConfigurationError the person who runs the gateway must change a file or command
       BusyError          another process holds the data directory: stop, or ask it
       NotFoundError      no such thing: say so
+        ErasedError      there was, and its key or bytes were destroyed on purpose
       DurabilityError    a write or flush failed: stop the process, restart recovers
       IntegrityError     what is stored does not verify: stop, a person must look
 
@@ -64,6 +65,10 @@ class BusyError(GatewayError):
 
 class NotFoundError(GatewayError):
     """No device, patient or reading of that name."""
+
+
+class ErasedError(NotFoundError):
+    """It was forgotten: an erasure or a retention policy removed it."""
 
 
 class DurabilityError(GatewayError):

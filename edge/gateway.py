@@ -35,24 +35,27 @@ from edge.contracts.machine import Machine
 from edge.delivery.alerts import AlertPublisher
 from edge.devices.registry import Registry
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
+from edge.forgetting import Forgetting
 from edge.intake import Intake, Stores
-from edge.ledger import core
-from edge.ledger.batch import EpochStart, GatewayStart
-from edge.ledger.note import Verifier
+from edge.ledger.batch import GatewayStart
 from edge.model import Firing, LiveFiring
 from edge.sources.ble import BleSource
 from edge.sources.ble_hci import attach
 from edge.sources.mqtt_listener import MqttListener
 from edge.store import commit as store
+from edge.store import epochs, forget
 from edge.store.database import lock_directory, meta, open_writer
+from edge.store.evidence import CheckpointCopy, open_log
 from edge.store.keys import Keys
+from edge.store.keysource import settle
 from edge.store.reader import Reader, StoredRecord
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
 from edge.web.live import Live
 
-SAFE_MODE_EXITS = 2
+SAFE_MODE_EXITS = 1
+KERNEL_BOOT = Path("/proc/sys/kernel/random/boot_id")  # another after each power cut
 POISON_MAX = 100
 DISK_CHECK_INTERVAL_S = 1.0
 RECONNECT_DELAY_MIN_S, RECONNECT_DELAY_MAX_S = 0.5, 30.0
@@ -101,6 +104,7 @@ class Core:
     registry: Registry
     intake: Intake
     administration: Administration
+    forgetting: Forgetting
     failure: asyncio.Future[None]
     undelivered: list[tuple[int, StoredRecord]]
 
@@ -108,10 +112,11 @@ class Core:
 @contextlib.asynccontextmanager
 async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """Hold the data directory, with an intake that commits; stopped at the end."""
-    keyring = load_keys(settings.keys)
     contracts = load_contracts(settings.contracts)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_directory(settings.directory))
+        settle(settings.keys, settings.master, settings.directory)
+        keyring = load_keys(settings.keys, settings.master, settings.directory)
         connection = stack.enter_context(
             contextlib.closing(open_writer(settings.directory))
         )
@@ -122,17 +127,23 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             raise ConfigurationError([f"[gateway] origin: the data are of {origin!r}"])
         boot_id = os.urandom(store.BOOT_ID_SIZE)
         keys = Keys(keyring.master, connection)
-        writer = store.Writer(
+        writer, trouble = open_log(
             connection,
             settings.directory,
-            keys,
-            Verifier(settings.origin, core.public_key(keyring.log_seed)),
-            lambda message: core.sign(keyring.log_seed, message),
-            boot_id,
-            settings.quarantine_quota_kb * 1024,
+            settings.keys,
+            settings.checkpoint_copy,
+            lambda verifier, sign: store.Writer(
+                connection,
+                settings.directory,
+                keys,
+                verifier,
+                sign,
+                boot_id,
+                settings.quarantine_quota_kb * 1024,
+            ),
         )
-        writer.recover()
         exits, poison = _note_start(writer, connection)
+        forget.resume(writer)
         reader = stack.enter_context(
             contextlib.closing(Reader(settings.directory, keyring.master))
         )
@@ -146,7 +157,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             boot_id,
             safe_mode=exits >= SAFE_MODE_EXITS,
             poison=poison,
-            fresh=writer.tree_size == 0,
+            trouble=trouble,
         ) as opened:
             yield opened
 
@@ -161,7 +172,11 @@ def _note_start(
     known = cbor.decode(stored) if isinstance(stored, bytes) else []
     listed = known if isinstance(known, list) else []
     poison = [one for one in listed if isinstance(one, bytes)]
-    if meta(connection, "running") is not None:
+    kernel = _kernel_boot()
+    was_running = meta(connection, "running")
+    if was_running is not None and was_running != kernel:
+        log.warning("the machine stopped while the gateway ran")
+    elif was_running is not None:
         exits += 1
         suspect = meta(connection, "suspect")
         if isinstance(suspect, bytes) and suspect not in poison:
@@ -173,15 +188,23 @@ def _note_start(
             )
     writer.mark(
         {
-            "running": 1,
+            "running": kernel,
             "suspect": None,
             "abnormal_exits": exits,
             "poison": cbor.encode(poison),
         }
     )
     if exits >= SAFE_MODE_EXITS:
-        log.warning("%d abnormal exits in a row: starting in safe mode", exits)
+        log.warning("abnormal exits in a row: %d; starting in safe mode", exits)
     return exits, frozenset(poison)
+
+
+def _kernel_boot() -> str:
+    """The id of the kernel's start, so that a power cut is blamed on no message."""
+    try:
+        return KERNEL_BOOT.read_text().strip()
+    except OSError:  # not Linux: each end without a goodbye counts
+        return "unknown"
 
 
 @contextlib.asynccontextmanager
@@ -196,10 +219,10 @@ async def _running(
     *,
     safe_mode: bool,
     poison: frozenset[bytes],
-    fresh: bool,
+    trouble: str,
 ) -> AsyncIterator[Core]:
     registry = reader.registry()
-    patients = Patients(reader.patients())
+    patients = Patients(reader.patients(), reader.last_patient_id())
     evaluator = Evaluator(Machine(contracts), registry.patient_ref)
     replay(reader, evaluator)
     clock = Clock(
@@ -238,11 +261,28 @@ async def _running(
         contracts=tuple(one.hash for one in contracts),
     ).encode()
     undelivered = reader.undelivered()  # before this process's own firings
-    epoch = [EpochStart(settings.origin, now_ms).encode()] if fresh else []
-    intake.start([*epoch, start])
+    epoch = []
+    if not writer.tree_size:
+        origin = settings.origin
+        epoch = epochs.first_entries(writer.connection, origin, registry, now_ms)
+    rollback = str(meta(writer.connection, "rollback_alarm") or "")
+    intake.start([*epoch, start], rollback)
+    copy = _start_copy(settings, intake, trouble)
     administration = Administration(
         intake, registry, patients, keys, clock, keyring.master
     )
+    forgetting = Forgetting(
+        administration,
+        intake,
+        registry,
+        patients,
+        reader,
+        clock,
+        settings.retention,
+        settings.master,
+    )
+    administration.more.update(forgetting.operations)
+    await forgetting.resume()
     try:
         yield Core(
             settings,
@@ -251,13 +291,43 @@ async def _running(
             registry,
             intake,
             administration,
+            forgetting,
             failure,
             undelivered,
         )
     finally:
+        await forgetting.stop()
         await intake.stop()
-        if failure.done() and not failure.cancelled():
-            failure.exception()  # whoever waited for it has seen it
+        if copy is not None:
+            copy.stop(last=not failure.done())
+        ended = failure.done() and not failure.cancelled()
+        lost = failure.exception() if ended else None
+    if lost is not None:  # of the last commits, which nobody waits for any more
+        raise lost
+
+
+def _start_copy(
+    settings: Settings, intake: Intake, trouble: str
+) -> CheckpointCopy | None:
+    """Have the newest checkpoint copied to the second medium; its alarms are ours."""
+    if settings.checkpoint_copy is None:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def call(function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(function, *arguments)
+
+    copy = CheckpointCopy(
+        settings.checkpoint_copy,
+        settings.directory,
+        settings.keys,
+        lambda phase, detail: call(intake.alarm, "checkpoint-copy", phase, detail),
+        lambda reason: call(intake.abandon, IntegrityError(f"rollback: {reason}")),
+        trouble,
+    )
+    intake.on_commit.append(copy.committed)
+    return copy
 
 
 def replay(reader: Reader, evaluator: Evaluator) -> None:
@@ -308,6 +378,7 @@ async def run(
         opened = await stack.enter_async_context(open_core(settings))
         live = Live()
         opened.intake.on_commit.append(live.update)
+        opened.forgetting.on_forget.append(live.forget)
         server = await control.serve(
             settings.directory, opened.administration.operations
         )
@@ -323,6 +394,7 @@ async def run(
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(_watch_disk(settings, opened.intake, live)),
             asyncio.create_task(stop.wait()),
+            asyncio.create_task(opened.forgetting.keep_retention()),
         ]
         if settings.ble_adapter is not None:
             tasks.append(asyncio.create_task(_run_ble(opened)))

@@ -14,7 +14,7 @@ an administrator and MESSAGES_TRIGGER waiting messages need no token.
 After a failure of the writer nothing is answered any more: `failed` is called and the
 process stops.
 
-Safe mode (after two abnormal exits in a row): one message a commit, its digest durable
+Safe mode (after an abnormal exit): one message a commit, its digest durable
 before it is looked at, so that the next start knows what killed the process.
 """
 
@@ -26,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edge import cbor
 from edge.admission import Admission, Admitted, Repeated, digest_of
@@ -55,6 +56,8 @@ from edge.store.commit import (
     Writer,
 )
 
+T = TypeVar("T")
+
 MESSAGES_TRIGGER = 256
 TURN_MESSAGES_MAX = 256  # so that a turn holds the loop for some 50 ms at the most
 TURN_DELAY_S = 0.01  # fewer, larger turns: a third less CPU at 500 readings a second
@@ -65,6 +68,10 @@ STATE_INTERVAL_MS = 60_000
 SAFE_MODE_MESSAGES = 100
 _CLEAR_SUSPECT: tuple[str, tuple[SqlValue, ...]] = (
     "DELETE FROM meta WHERE key = 'suspect'",
+    (),
+)
+_CLEAR_ROLLBACK: tuple[str, tuple[SqlValue, ...]] = (
+    "DELETE FROM meta WHERE key = 'rollback_alarm'",
     (),
 )
 
@@ -266,6 +273,10 @@ class Intake:
 
     def alarm(self, rule: str, phase: str, detail: str) -> None:
         """A technical alarm of the gateway itself, committed like any firing."""
+        self._raise(rule, phase, detail)
+        self._consider_commit()
+
+    def _raise(self, rule: str, phase: str, detail: str) -> None:
         now_ms = self._clock.now_ms()
         firing = Firing(
             contract="gateway",
@@ -279,7 +290,6 @@ class Intake:
             detail=detail,
         )
         self._open.fire([firing], Record(Kind.TICK, now_ms, b""))
-        self._consider_commit()
 
     # ---- Commit ----
 
@@ -306,9 +316,35 @@ class Intake:
             raise DurabilityError("the gateway has stopped")
         await done
 
-    def start(self, entries: Sequence[bytes]) -> None:
-        """Begin: the start's own entries are the first commit."""
+    async def maintain(self, step: Callable[[Writer], T]) -> T:
+        """Run a step on the writer's thread between two commits.
+
+        Whatever it raises stops the process, as a failed commit does.
+        """
+        if self._stopped:
+            raise DurabilityError("the gateway has stopped")
+        try:
+            return await self._loop.run_in_executor(
+                self._thread, step, self._stores.writer
+            )
+        except Exception as error:  # any: see above
+            self._fail(error)
+            raise
+
+    @property
+    def boot_id(self) -> bytes:
+        """The random id of this start."""
+        return self._stores.boot_id
+
+    def start(self, entries: Sequence[bytes], rollback: str = "") -> None:
+        """Begin: the start's own entries are the first commit.
+
+        `rollback` says why a new epoch begins; its alarm is in the same commit.
+        """
         self._open.batch.entries += entries
+        if rollback:
+            self._raise("rollback", "start", rollback)
+            self._open.batch.statements.append(_CLEAR_ROLLBACK)
         self._open.urgent = True
         self._schedule_deadline()
         self._consider_commit()
@@ -367,7 +403,7 @@ class Intake:
         batch.number = self._batch_number
         if batch.has_leaves:
             self._batch_number += 1
-            if batch.time_ms >= self._state_due_ms:
+            if batch.time_ms >= self._state_due_ms or opened.snapshot:
                 batch.contract_state = self.evaluator.machine.snapshot()
                 self._state_due_ms = batch.time_ms + STATE_INTERVAL_MS
         if not self.congested:
@@ -391,6 +427,10 @@ class Intake:
         if not self._stopped:
             self._consider_commit()
 
+    def abandon(self, error: Exception) -> None:
+        """Commit and answer nothing any more: what is signed from now on is wrong."""
+        self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         """Answer nothing any more; the process stops and the next start recovers."""
         self._stopped = True
@@ -409,13 +449,14 @@ class Intake:
         for applied in opened.applied:
             _call(applied)
         if opened.refusals:  # one line a commit: a flood must not fill the disk
-            device, reason, detail = opened.refusals[-1]
+            # What a message said is personal and stays out of the log; the sender has
+            # the detail in its answer, an administrator with `iomt quarantine`.
+            device, reason, _ = opened.refusals[-1]
             log.info(
-                "refused %d messages, the last of %s: %s: %s",
+                "refused %d messages, the last of %s: %s",
                 len(opened.refusals),
-                device or "nobody",
+                device if self._registry.find(device) else "an unknown device",
                 reason,
-                detail,
             )
         report = opened.report(self._stores.boot_id, committed.tree_size, self.totals)
         self._held.append((report, committed.outbox_last))

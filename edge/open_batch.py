@@ -31,7 +31,7 @@ from edge.model import (
     Record,
     Verdict,
 )
-from edge.store.commit import Batch, Class, Refusal, Slot, SqlValue
+from edge.store.commit import Batch, Class, Refusal, Slot, SqlValue, Writer
 
 DETAIL_LENGTH_MAX = 300
 _COUNTERS = {
@@ -45,13 +45,20 @@ _COUNTERS = {
 class Change:
     """What an administrator changes: rows, public entries and records of one commit.
 
-    `applied` is called on the event loop after the commit.
+    `steps` run last in the transaction, on the writer's thread; `snapshot` has the
+    contracts' state stored with it, so that no replay needs the records before.
+    `applied` is called on the event loop after the commit. `batch` and `leaves` say
+    where the records stand, once they do.
     """
 
     statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
     entries: list[bytes] = field(default_factory=list)
     records: list[tuple[Record, Slot]] = field(default_factory=list)
+    steps: list[Callable[[Writer], None]] = field(default_factory=list)
+    snapshot: bool = False
     applied: Callable[[], None] | None = None
+    batch: Batch | None = None
+    leaves: list[int] = field(default_factory=list)
 
 
 class Names(Protocol):
@@ -77,6 +84,7 @@ class OpenBatch:
     applied: list[Callable[[], None]] = field(default_factory=list)
     refusals: list[tuple[str, Reason, str]] = field(default_factory=list)
     urgent: bool = False
+    snapshot: bool = False
     _readings: list[LiveReading] = field(default_factory=list)
     _firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
 
@@ -172,8 +180,10 @@ class OpenBatch:
         """An administrator's change, but for the firings of its records."""
         self.batch.statements += change.statements
         self.batch.entries += change.entries
-        for record, slot in change.records:
-            self.batch.add(record, slot)
+        self.batch.steps += change.steps
+        self.snapshot |= change.snapshot
+        change.batch = self.batch
+        change.leaves = [self.batch.add(*one) for one in change.records]
         if change.applied is not None:
             self.applied.append(change.applied)
         self.urgent = True

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from edge.commands import contracts, devices, ledger, readings, running
+from edge.commands import (
+    backup,
+    contracts,
+    devices,
+    evidence,
+    forgetting,
+    ledger,
+    readings,
+    running,
+)
 
-GROUPS = (running, ledger, devices, readings, contracts)
+GROUPS = (running, ledger, devices, readings, contracts, backup, forgetting, evidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edge.commands import evidence
 from edge.commands.place import Commands, change, open_reader, with_data
 from edge.errors import ConfigurationError
 
@@ -19,6 +20,7 @@ def add_to(commands: Commands) -> None:
     one = with_data(patient.add_parser("add", help="add a patient"))
     one.add_argument("patient", metavar="P")
     one.set_defaults(run=_patient_add)
+    evidence.add_to_patient(patient)
 
     device = commands.add_parser("device", help="devices").add_subparsers(
         required=True, metavar="WHAT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edge.commands import evidence
 from edge.commands.place import Commands, find_place, open_reader, with_data
 
 
@@ -26,7 +27,9 @@ def add_to(commands: Commands) -> None:
     one.add_argument("directory", metavar="DIR", type=Path)
     one.set_defaults(run=_export)
     one = with_data(ledger.add_parser("vkey", help="print its verifier key"))
+    one.add_argument("--epoch", metavar="N", type=int, help="of an epoch before")
     one.set_defaults(run=_vkey)
+    evidence.add_to_ledger(ledger)
 
 
 def _prove(options: argparse.Namespace) -> int:
@@ -43,9 +46,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _vkey(options: argparse.Namespace) -> int:
-    from edge.ledger import core, note  # noqa: PLC0415
-    from edge.store.vault import load_keys  # noqa: PLC0415
+    from edge.store import epochs  # noqa: PLC0415
 
-    seed = load_keys(find_place(options).keys).log_seed
-    print(note.Verifier(open_reader(options).origin, core.public_key(seed)).vkey)
+    log, origin = (reader := open_reader(options)).log(), reader.base_origin
+    number = options.epoch or log.epoch
+    print(epochs.verifier(find_place(options).keys, origin, number).vkey)
     return 0

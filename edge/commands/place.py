@@ -34,6 +34,17 @@ def with_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def group(commands: Commands, name: str, about: str) -> Commands:
+    """The commands `iomt NAME …`, made where no other file has made them before."""
+    parser = commands.choices.get(name)
+    if parser is None:
+        parser = commands.add_parser(name, help=about)
+    for action in parser._actions:  # argparse shows no other way
+        if isinstance(action, argparse._SubParsersAction):
+            return action
+    return parser.add_subparsers(required=True, metavar="WHAT")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A data directory, its keys, and the settings where a configuration was found."""
@@ -72,7 +83,9 @@ def open_reader(options: argparse.Namespace) -> Reader:
     from edge.store.vault import load_keys  # noqa: PLC0415
 
     place = find_place(options)
-    return Reader(place.directory, load_keys(place.keys).master)
+    source = place.settings.master if place.settings else None
+    keyring = load_keys(place.keys, source, place.directory)
+    return Reader(place.directory, keyring.master)
 
 
 def change(

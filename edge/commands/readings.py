@@ -6,13 +6,9 @@ import argparse
 import datetime
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from edge.commands.place import Commands, open_reader, with_data
 from edge.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from edge.store.reader import StoredRecord
 
 
 def add_to(commands: Commands) -> None:
@@ -20,8 +16,8 @@ def add_to(commands: Commands) -> None:
     one = with_data(commands.add_parser("readings", help="print readings"))
     one.add_argument("--device", metavar="D")
     one.add_argument("--patient", metavar="P")
-    one.add_argument("--from", dest="begin", metavar="T", type=_time_ms)
-    one.add_argument("--to", dest="end", metavar="T", type=_time_ms)
+    one.add_argument("--from", dest="begin", metavar="T", type=time_ms)
+    one.add_argument("--to", dest="end", metavar="T", type=time_ms)
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one.set_defaults(run=_readings)
 
@@ -29,7 +25,7 @@ def add_to(commands: Commands) -> None:
     one.set_defaults(run=_quarantine)
 
 
-def _time_ms(text: str) -> int:
+def time_ms(text: str) -> int:
     """Milliseconds since 1970 of a number of them, or of an ISO 8601 time."""
     if text.isascii() and text.isdecimal():
         return int(text)
@@ -41,6 +37,8 @@ def _time_ms(text: str) -> int:
 
 
 def _readings(options: argparse.Namespace) -> int:
+    from edge.store.reading_rows import reading_rows  # noqa: PLC0415
+
     reader = open_reader(options)
     device = patient = None
     if options.device is not None:
@@ -59,47 +57,15 @@ def _readings(options: argparse.Namespace) -> int:
             continue
         if options.end is not None and received_ms > options.end:
             continue
-        for row in _reading_rows(stored):
+        for row in reading_rows(stored):
             print(json.dumps(row) if options.json else _reading_line(row))
     return 0
-
-
-def _reading_rows(stored: StoredRecord) -> list[dict[str, object]]:
-    """One row for each reading of a record."""
-    from edge.devices.originals import readings_of  # noqa: PLC0415
-    from edge.model import Flag, Kind  # noqa: PLC0415
-
-    record = stored.record
-    if record.kind is not Kind.READING:
-        return []
-    decoded = readings_of(record)
-    flags = [one.name.lower() for one in Flag if one in record.flags and one.name]
-    return [
-        {
-            "id": stored.reading_id(place),
-            "device": record.device,
-            "stream": record.stream,
-            "sequence": decoded.sequence,
-            "device_time_ms": reading.time_ms,
-            "received_ms": record.received_ms,
-            "attestation": record.attestation.name.lower(),
-            "flags": flags,
-            "metrics": {
-                **{
-                    name: int(value) if value == int(value) else float(value)
-                    for name, value in reading.values.items()
-                },
-                **reading.texts,
-            },
-        }
-        for place, reading in enumerate(decoded.readings)
-    ]
 
 
 def _reading_line(row: Mapping[str, object]) -> str:
     received_ms, metrics = row["received_ms"], row["metrics"]
     if not isinstance(received_ms, int) or not isinstance(metrics, dict):
-        raise TypeError("a row of _reading_rows")
+        raise TypeError("a row of reading_rows")
     moment = datetime.datetime.fromtimestamp(received_ms / 1000, datetime.UTC)
     values = " ".join(f"{name}={value}" for name, value in metrics.items())
     return f"{moment:%Y-%m-%d %H:%M:%S} {row['id']} {row['device']}: {values}"

@@ -15,7 +15,9 @@ from edge.contracts.machine import Machine
 from edge.devices.originals import live, readings_of
 from edge.model import Firing, Kind, Reading, Record
 
-RELEASED = 4  # in an assignment's original: the patient who has no device left
+# In the original of an assignment, a transfer, an erasure: the patient whom contracts
+# watch no more. In an assignment's: what they hold for the device itself ends, too.
+RELEASED, FORGOTTEN = 4, 5
 
 
 class Evaluator:
@@ -36,7 +38,7 @@ class Evaluator:
         """The firings of this record; `readings` spares decoding its original again."""
         if record.kind is Kind.TICK:
             return self.machine.advance(record.received_ms)
-        if record.kind is Kind.ASSIGNMENT:
+        if record.kind in {Kind.ASSIGNMENT, Kind.TRANSFER, Kind.ERASURE}:
             return self._release(record)
         if record.kind is not Kind.READING or record.device is None:
             return []
@@ -59,11 +61,16 @@ class Evaluator:
         return firings
 
     def _release(self, record: Record) -> list[Firing]:
-        """End what is active for a patient who has no device left."""
+        """End what is active for a patient who is watched no more, or a device."""
         firings = self.machine.advance(record.received_ms)
         body = cbor.decode(record.original)
-        released = body.get(RELEASED) if isinstance(body, dict) else None
+        if not isinstance(body, dict):
+            return firings
+        released = body.get(RELEASED)
         if isinstance(released, bytes):
             subject = f"patient:{released.hex()}"
+            firings += self.machine.release(record.received_ms, subject)
+        if body.get(FORGOTTEN) and record.device is not None:
+            subject = f"device:{record.device}"
             firings += self.machine.release(record.received_ms, subject)
         return firings

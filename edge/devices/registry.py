@@ -68,6 +68,10 @@ class Registry:
         if device.assignment is not None:
             self._assignments[device.assignment.ref] = device.assignment
 
+    def note(self, assignment: Assignment) -> None:
+        """Add an assignment that lies in the past."""
+        self._assignments[assignment.ref] = assignment
+
     def find(self, name: str) -> Device | None:
         """The device of this name, revoked or not."""
         return self._devices.get(name)

@@ -214,7 +214,8 @@ class BleSource:
                 await self._stay_connected(link)
             except RADIO_ERRORS as error:
                 _stop_if_cancelled()
-                log.warning("%s (%s): %s", link.device, link.address, _words(error))
+                text = _words(error).replace(link.address, "its address")
+                log.warning("%s: %s", link.device, text)
             finally:
                 await self._close(link)
             await self._hand_on_all(link)
@@ -226,12 +227,12 @@ class BleSource:
     async def _stay_connected(self, link: _Link) -> None:
         await self._connect(link)
         link.connected = True
-        log.info("%s (%s) is connected", link.device, link.address)
+        log.info("%s is connected", link.device)  # no address: it may be a person's
         async with asyncio.TaskGroup() as group:
             carry = group.create_task(self._carry(link), name=f"carry-{link.address}")
             await link.gone.wait()
             carry.cancel()
-        log.info("%s (%s) has disconnected", link.device, link.address)
+        log.info("%s has disconnected", link.device)
 
     async def _connect(self, link: _Link) -> None:
         limits = self._limits

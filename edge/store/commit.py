@@ -19,11 +19,11 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import apsw
 
@@ -33,7 +33,9 @@ from edge.ledger import batch as ledger_batch
 from edge.ledger import core, note, tiles, tlog
 from edge.model import Kind, Record
 from edge.store import vault
-from edge.store.database import FRAME_BITS, TILE_DIRECTORY, rows
+from edge.store.database import FRAME_BITS, index_frames, rows
+from edge.store.epochs import current, tile_directory
+from edge.store.head import check_tiles, keep_checkpoint
 from edge.store.keys import Keys, episode_associated, frame_associated
 from edge.store.tile_files import write_once
 
@@ -42,8 +44,10 @@ EPISODE_MS = 24 * 3600 * 1000
 EPISODE_UNASSIGNED_MS = 3600 * 1000
 EPISODES_KEPT_MAX = 4096
 WAL_CHECKPOINT_PAGES = 1000
+INDEX_BATCHES = 64  # commits between two times that frames are indexed by episode
 QUARANTINE_TOTAL_BYTES_MAX = 64 << 20
 SqlValue: TypeAlias = int | str | bytes | None
+T = TypeVar("T")
 
 
 class Class(IntEnum):
@@ -83,7 +87,8 @@ class Batch:
 
     `records[i]` becomes leaf i + 1, for leaf 0 is the count. `counts` are added to the
     counters; `sequences` maps a device's id to its dedupe state; `outbox` holds (kind,
-    leaf); `statements` are the changes of an administrator.
+    leaf); `statements` are the changes of an administrator, `steps` those that need
+    what stands in the store already: they run last in the transaction.
     """
 
     number: int
@@ -96,6 +101,7 @@ class Batch:
     outbox: list[tuple[str, int]] = field(default_factory=list)
     outbox_done: int = 0
     statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
+    steps: list[Callable[[Writer], None]] = field(default_factory=list)
     contract_state: bytes | None = None
     size: int = 0
     time_ms: int = 0
@@ -114,7 +120,9 @@ class Batch:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not (self.records or self.counts or self.entries or self.statements)
+        return not (
+            self.records or self.counts or self.entries or self.statements or self.steps
+        )
 
     def add(self, record: Record, slot: Slot) -> int:
         """Append a record; returns its leaf index."""
@@ -174,12 +182,13 @@ def load_edge(connection: apsw.Connection, size: int) -> tiles.TileEdge:
 
 def create(connection: apsw.Connection, origin: str, master: bytes) -> None:
     """Fill in a new store's meta rows; the epoch start entry is the first commit."""
-    with connection:
-        for key, value in (
-            ("origin", origin),
-            ("gateway_key", vault.seal(master, vault.new_key(), b"gateway")),
-        ):
-            connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    sealed = vault.seal(master, vault.new_key(), b"gateway")
+    try:
+        with connection:
+            for key, value in (("origin", origin), ("gateway_key", sealed)):
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    except apsw.Error as error:
+        raise DurabilityError(f"the new store: {error}") from error
 
 
 class Writer:
@@ -196,7 +205,7 @@ class Writer:
         quarantine_quota: int,
     ) -> None:
         self._connection = connection
-        self._directory = directory / TILE_DIRECTORY
+        self._directory = directory / tile_directory(current(connection))
         self._keys = keys
         self._verifier = verifier
         self._sign = sign
@@ -246,6 +255,7 @@ class Writer:
     def recover(self) -> None:
         """Write the tiles that a crash may have kept from their files."""
         self._flush_tiles()
+        check_tiles(self._directory, self._edge)
 
     # ---- Commit ----
 
@@ -300,9 +310,13 @@ class Writer:
                     for place, frame in enumerate(frames)
                 ],
             )
+            if batch_id % INDEX_BATCHES == 0:
+                index_frames(self._connection)
             entries.append(body)
         self._append(entries, batch.time_ms)
         outbox_last = self._write_side_tables(batch, batch_id)
+        for step in batch.steps:
+            step(self)
         return Committed(self._edge.size, batch_id, outbox_last)
 
     def _append(self, entries: list[bytes], time_ms: int) -> None:
@@ -331,6 +345,7 @@ class Writer:
                 "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?)",
                 (self._edge.size, time_ms, signed),
             )
+            keep_checkpoint(self._connection, self._edge.size, time_ms, signed)
         if self._flushed_size:
             execute("DELETE FROM entries WHERE idx < ?", (self._flushed_size,))
             execute(
@@ -468,13 +483,16 @@ class Writer:
             )
 
     def _evict(self, query: str, values: tuple[SqlValue, ...], batch: Batch) -> None:
+        self._uncount(query, *values)
+        batch.counts["quarantine-evicted"] += 1
+
+    def _uncount(self, query: str, *values: SqlValue) -> None:
         [(id_, tag, size)] = rows(self._connection, query, values)
         self._connection.execute("DELETE FROM quarantine WHERE id = ?", (id_,))
         self._quarantined_total -= size
         self._quarantined[tag] -= size
         if not self._quarantined[tag]:
             del self._quarantined[tag]
-        batch.counts["quarantine-evicted"] += 1
 
     # ---- After the commit ----
 
@@ -506,6 +524,43 @@ class Writer:
         """Bring the WAL into the database file once it is long enough; never blocks."""
         if self._wal_pages >= WAL_CHECKPOINT_PAGES:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    # ---- Upkeep: claims, erasures, retention ----
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """The writing connection, for a step of the writer's thread."""
+        return self._connection
+
+    @property
+    def keys(self) -> Keys:
+        """The store's keys."""
+        return self._keys
+
+    def transact(self, step: Callable[[], T]) -> T:
+        """Run a step in a transaction of its own; DurabilityError ends the writer."""
+        self._check_sound()
+        self._sound = False
+        try:
+            with self._connection:
+                result = step()
+            self._checkpoint_wal()
+        except (apsw.Error, OSError) as error:
+            raise DurabilityError(f"upkeep: {error}") from error
+        self._sound = True
+        return result
+
+    def close_episodes(self, *, device: int = -1, patient: int = -1) -> None:
+        """Open no frame under the present episode keys of a device or patient again."""
+        for place in list(self._episodes):
+            if place[0] == device or place[2] == patient:
+                del self._episodes[place]
+
+    def drop_quarantine(self, ids: Iterable[int]) -> None:
+        """Delete these rows of the quarantine, within a transaction."""
+        query = "SELECT id, principal, size FROM quarantine WHERE id = ?"
+        for id_ in ids:
+            self._uncount(query, id_)
 
     def mark(self, values: Mapping[str, SqlValue]) -> None:
         """Set meta rows in a transaction of their own (None removes)."""

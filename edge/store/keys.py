@@ -13,7 +13,7 @@ import hmac
 import apsw
 
 from edge import cbor
-from edge.errors import IntegrityError
+from edge.errors import ErasedError, IntegrityError
 from edge.store import vault
 from edge.store.database import meta, rows
 
@@ -57,11 +57,19 @@ class Keys:
                 (patient,),
             )
             if not found:
-                raise IntegrityError(f"no key of patient {patient}")
+                raise ErasedError(f"the key of patient {patient} is gone")
             [(ref, wrapped)] = found
             key = vault.unseal(self._master, wrapped, patient_associated(ref, "key"))
             self._patients[patient] = key
         return key
+
+    def forget(self, patient: int) -> None:
+        """Keep no copy of a patient's key in memory."""
+        self._patients.pop(patient, None)
+
+    def forget_all(self) -> None:
+        """Keep no patient's key in memory."""
+        self._patients.clear()
 
     def new_patient(self, ref: bytes) -> bytes:
         """A fresh patient key, wrapped."""

@@ -6,12 +6,11 @@ without one. Each question is one short read transaction.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,15 +26,12 @@ from edge.devices.registry import (
     Registry,
     SequenceWindow,
 )
-from edge.errors import IntegrityError, NotFoundError, RejectError
+from edge.errors import ErasedError, IntegrityError, NotFoundError, RejectError
 from edge.ledger import batch as ledger_batch
-from edge.ledger import core, proof, tiles, tlog
 from edge.model import Kind, Record
-from edge.store import vault
-from edge.store.commit import partial_tile
+from edge.store import epochs, forget, proving, vault
 from edge.store.database import (
     FRAME_BITS,
-    TILE_DIRECTORY,
     meta,
     open_reader,
     rows,
@@ -46,6 +42,7 @@ from edge.store.keys import (
     frame_associated,
     patient_associated,
 )
+from edge.store.log_reader import LogReader
 
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,7})(?:\.([0-9]{1,4}))?")
 EPISODE_KEYS_KEPT = 1024
@@ -68,11 +65,42 @@ class StoredRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class StoredBatch:
+    """A batch: what its entry says and the leaf hashes that prove it."""
+
+    id: int
+    name: str
+    time_ms: int
+    body: bytes
+    leaves: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
     """One frame, opened."""
 
     salt_key: bytes
     records: list[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A record's place: epoch, index and bytes of its batch's entry, leaf, salt."""
+
+    epoch: int
+    entry: int
+    body: bytes
+    leaves: bytes
+    leaf: int
+    salt: bytes
+    record: bytes
+
+
+def leaf_count(count: Record) -> int:
+    """How many leaves the batch of this count (its leaf 0) has before padding."""
+    fields = cbor.decode(count.original)
+    leaves = fields.get(1) if isinstance(fields, dict) else None
+    return leaves if isinstance(leaves, int) else 0
 
 
 class Reader:
@@ -87,26 +115,23 @@ class Reader:
         self._directory = directory
         self._connection = connection or open_reader(directory)
         self._keys = Keys(master, self._connection)
+        self._log = LogReader(self._connection, directory)
         self._episode_keys: dict[int, tuple[bytes, bytes]] = {}
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Several queries over one state of the store."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("COMMIT")
-
     # ---- Settings, counts, registry ----
 
     @property
     def origin(self) -> str:
-        """The log's name."""
+        """The log's name, of the epoch that the store writes."""
+        return epochs.log_name(self.base_origin, self._log.epoch)
+
+    @property
+    def base_origin(self) -> str:
+        """The name that the configuration gives to the log."""
         return str(meta(self._connection, "origin"))
 
     def counters(self) -> Counter[str]:
@@ -116,8 +141,12 @@ class Reader:
 
     def newest_ms(self) -> int:
         """The newest received_ms the store knows; 0 for an empty one."""
-        [(newest,)] = rows(self._connection, "SELECT MAX(time_ms) FROM checkpoint")
-        return newest or 0
+        [(newest,)] = rows(
+            self._connection,  # the log has no checkpoint yet when its epoch begins
+            "SELECT max(ifnull((SELECT time_ms FROM checkpoint), 0), ifnull("
+            "(SELECT time_ms FROM batches ORDER BY id DESC LIMIT 1), 0))",
+        )
+        return int(newest)
 
     def registry(self) -> Registry:
         """Devices and assignments."""
@@ -207,10 +236,11 @@ class Reader:
         ):
             for (frame,) in rows(
                 self._connection,
-                "SELECT id FROM frames WHERE episode = ? ORDER BY id DESC LIMIT ?",
+                "SELECT id FROM episode_frames WHERE episode = ? ORDER BY id DESC "
+                "LIMIT ?",
                 (episode, HASHES_KEPT),
             ):
-                opened = [Record.decode(body) for _, body in self._open(frame).records]
+                opened = [Record.decode(body) for _, body in self._records_of(frame)]
                 found += [one for one in reversed(opened) if one.kind is Kind.READING]
                 if len(found) >= HASHES_KEPT:
                     return found[:HASHES_KEPT][::-1]
@@ -218,7 +248,8 @@ class Reader:
 
     def _frame_ids(self, episode: int) -> Iterator[int]:
         return self._pages(
-            "SELECT id FROM frames WHERE id > ? AND episode = ? ORDER BY id LIMIT ?",
+            "SELECT id FROM episode_frames WHERE id > ? AND episode = ? "
+            "ORDER BY id LIMIT ?",
             0,
             episode,
         )
@@ -232,17 +263,91 @@ class Reader:
     def _frames_records(self, frames: Iterable[int]) -> Iterator[StoredRecord]:
         """The records of these frames, in the order of batches and leaves."""
         for batch_id, ids in groupby(frames, lambda one: one >> FRAME_BITS):
-            [(boot_id, number)] = rows(
+            place = rows(
                 self._connection,
                 "SELECT boot, number FROM batches WHERE id = ?",
                 (batch_id,),
             )
             found = [
                 StoredRecord(batch_id, boot_id, number, leaf, Record.decode(body))
+                for boot_id, number in place
                 for one in ids
-                for leaf, body in self._open(one).records
+                for leaf, body in self._records_of(one)
             ]
             yield from sorted(found, key=lambda stored: stored.leaf)
+
+    def _records_of(self, frame: int) -> list[tuple[int, bytes]]:
+        """(leaf, record) of a frame; nothing where it was forgotten meanwhile."""
+        try:
+            return self.open_frame(frame).records
+        except ErasedError:
+            return []
+
+    # ---- What was forgotten ----
+
+    def forget_keys(self) -> None:
+        """Keep no key in memory: some of them may have been destroyed."""
+        self._episode_keys.clear()
+        self._keys.forget_all()
+
+    def last_patient_id(self) -> int:
+        """The highest id that a patient ever had, those erased included."""
+        [(highest,)] = rows(
+            self._connection,
+            "SELECT max(ifnull((SELECT MAX(id) FROM patients), 0), "
+            "ifnull((SELECT MAX(patient) FROM erasures), 0))",
+        )
+        return int(highest)
+
+    def forgotten_until(self) -> tuple[int, int]:
+        """(when the newest erasure began, the newest batch a retention passed)."""
+        [(erased_ms,)] = rows(self._connection, "SELECT MAX(started_ms) FROM erasures")
+        [(batch,)] = rows(
+            self._connection,
+            "SELECT MAX(value) FROM meta WHERE key LIKE 'retained.%'",
+        )
+        return erased_ms or 0, batch or 0
+
+    def batches(self) -> Iterator[StoredBatch]:
+        """Every batch whose leaf hashes are kept, oldest first."""
+        for id_ in self._pages(
+            "SELECT id FROM batches WHERE id > ? ORDER BY id LIMIT ?", 0
+        ):
+            for boot, number, time_ms, body, leaves in rows(
+                self._connection,
+                "SELECT boot, number, time_ms, body, leaves FROM batches WHERE id = ?",
+                (id_,),
+            ):
+                name = f"{boot[:6].hex()}-{number}"
+                yield StoredBatch(id_, name, time_ms, body, leaves)
+
+    def has_batch(self, batch_id: int) -> bool:
+        """Whether a batch is still there: a retention policy may have passed it."""
+        query = "SELECT 1 FROM batches WHERE id = ?"
+        return bool(rows(self._connection, query, (batch_id,)))
+
+    def erasures_pending(self) -> list[tuple[int, bytes]]:
+        """(patient, random reference) of the erasures that are not completed."""
+        return forget.pending(self._connection)
+
+    def devices_of(self, patient: int) -> frozenset[int]:
+        """The devices that were ever assigned to a patient."""
+        found = rows(
+            self._connection,
+            "SELECT DISTINCT device FROM assignments WHERE patient = ?",
+            (patient,),
+        )
+        return frozenset(id_ for (id_,) in found)
+
+    def last_assignment(self, device: int, patient: int) -> tuple[int, bytes] | None:
+        """(id, random reference) of a device's newest assignment to a patient."""
+        found = rows(
+            self._connection,
+            "SELECT id, ref FROM assignments WHERE device = ? AND patient = ? "
+            "ORDER BY id DESC LIMIT 1",
+            (device, patient),
+        )
+        return found[0] if found else None
 
     def contract_state(self) -> tuple[int, bytes] | None:
         """(batch the snapshot includes, snapshot), or None before the first."""
@@ -253,13 +358,17 @@ class Reader:
         return batch_id, vault.unseal(self._keys.gateway, sealed, b"contracts")
 
     def undelivered(self) -> list[tuple[int, StoredRecord]]:
-        """(outbox row, record) of alerts that were committed and not yet released."""
-        return [
-            (id_, self._record_at(batch_id, leaf))
-            for id_, batch_id, leaf in rows(
-                self._connection, "SELECT id, batch, leaf FROM outbox ORDER BY id"
-            )
-        ]
+        """(outbox row, record) of alerts that were committed and not yet released.
+
+        Those of a patient who was erased before are passed over.
+        """
+        found = []
+        for id_, batch_id, leaf in rows(
+            self._connection, "SELECT id, batch, leaf FROM outbox ORDER BY id"
+        ):
+            with contextlib.suppress(ErasedError):
+                found.append((id_, self._record_at(batch_id, leaf)))
+        return found
 
     def quarantine(self) -> Iterator[tuple[int, int, list[object]]]:
         """(row, time_ms, [principal, device, stream, reason, detail, payload])."""
@@ -272,12 +381,13 @@ class Reader:
                 yield id_, time_ms, refusal
 
     def _record_at(self, batch_id: int, leaf: int) -> StoredRecord:
-        for stored in self._frames_records(self._batch_frames(batch_id)):
+        for stored in self._frames_records(self.frames_of(batch_id)):
             if stored.leaf == leaf:
                 return stored
-        raise IntegrityError(f"batch {batch_id} has no record {leaf}")
+        raise ErasedError(f"batch {batch_id} has no record {leaf} any more")
 
-    def _batch_frames(self, batch_id: int) -> list[int]:
+    def frames_of(self, batch_id: int) -> list[int]:
+        """The frames of a batch."""
         found = rows(
             self._connection,
             "SELECT id FROM frames WHERE id >= ? AND id < ?",
@@ -285,14 +395,17 @@ class Reader:
         )
         return [id_ for (id_,) in found]
 
-    def _open(self, frame: int) -> _Opened:
+    def open_frame(self, frame: int) -> Opened:
         """A frame, unsealed; IntegrityError where it is not what it should be."""
-        [(episode, retention, sealed, boot_id, number)] = rows(
+        stored = rows(
             self._connection,
             "SELECT f.episode, f.class, f.sealed, b.boot, b.number FROM frames f "
             "JOIN batches b ON b.id = f.id >> ? WHERE f.id = ?",
             (FRAME_BITS, frame),
         )
+        if not stored:
+            raise ErasedError(f"frame {frame} is gone")
+        [(episode, retention, sealed, boot_id, number)] = stored
         ref, key = self._episode_key(episode)
         associated = frame_associated(boot_id, number, ref, retention)
         try:
@@ -301,17 +414,20 @@ class Reader:
             raise IntegrityError(f"frame {frame}: {error}") from error
         match plain:
             case [bytes(salt_key), list(pairs)]:
-                return _Opened(salt_key, [(leaf, body) for leaf, body in pairs])
+                return Opened(salt_key, [(leaf, body) for leaf, body in pairs])
         raise IntegrityError(f"frame {frame} has another form")
 
     def _episode_key(self, episode: int) -> tuple[bytes, bytes]:
         kept = self._episode_keys.get(episode)
         if kept is None:
-            [(ref, patient, wrapped)] = rows(
+            stored = rows(
                 self._connection,
                 "SELECT ref, patient, wrapped FROM episodes WHERE id = ?",
                 (episode,),
             )
+            if not stored or not stored[0][2]:
+                raise ErasedError(f"the key of episode {episode} is gone")
+            [(ref, patient, wrapped)] = stored
             key = vault.unseal(
                 self._keys.patient(patient), wrapped, episode_associated(ref, patient)
             )
@@ -322,134 +438,78 @@ class Reader:
 
     # ---- The log ----
 
+    def log(self) -> LogReader:
+        """The log of the epoch that the store writes."""
+        return self._log
+
+    def log_of(self, epoch: int) -> LogReader:
+        """The log of this epoch, which may have ended."""
+        if epoch == self._log.epoch:
+            return self._log
+        return LogReader(self._connection, self._directory, epoch)
+
+    def log_after(self, epoch: int) -> LogReader:
+        """The log that went on where this epoch ended."""
+        later = [one for one in epochs.all_ended(self._connection) if one > epoch]
+        return self.log_of(min(later, default=self._log.epoch))
+
+    def epoch_of(self, batch_id: int) -> int:
+        """The epoch of the log that a batch stands in."""
+        return epochs.epoch_of(self._connection, batch_id)
+
+    def kept_checkpoints(self) -> list[tuple[int, int, bytes]]:
+        """(size, time_ms, signed checkpoint), one an hour, oldest first."""
+        return rows(
+            self._connection,
+            "SELECT size, time_ms, note FROM kept_checkpoints ORDER BY size",
+        )
+
+    def comparable_checkpoints(self) -> list[tuple[int, int, bytes]]:
+        """The kept ones and the newest, each as in `kept_checkpoints`."""
+        newest = rows(self._connection, "SELECT size, time_ms, note FROM checkpoint")
+        kept = self.kept_checkpoints()
+        return kept + [one for one in newest if not kept or one[0] > kept[-1][0]]
+
     def checkpoint(self) -> tuple[int, bytes]:
         """(tree size, signed checkpoint)."""
-        found = rows(self._connection, "SELECT size, note FROM checkpoint")
-        if not found:
-            raise NotFoundError("the log has no checkpoint yet")
-        [(size, signed)] = found
-        return size, signed
+        return self._log.checkpoint()
 
     def resource(self, path: str) -> bytes | None:
-        """What a tlog-tiles client gets for `path`, or None.
-
-        Partial tiles are served at every width up to what the newest checkpoint covers.
-        """
-        with self._snapshot():
-            size, signed = self.checkpoint()
-            if path == tiles.CHECKPOINT_PATH:
-                return signed
-            try:
-                tile = tiles.parse_path(path)
-            except RejectError:
-                return None
-            if tile.width > tiles.width_at(tile.level, tile.index, size):
-                return None
-            if tile.level is None:
-                return self._bundle(tile.index, tile.width)
-            content = self._tile(tile.level, tile.index, size)
-            return content[: tile.width * tlog.HASH_SIZE]
-
-    def _file(self, path: str) -> bytes | None:
-        try:
-            return (self._directory / TILE_DIRECTORY / path).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _tile(self, level: int, index: int, size: int) -> bytes:
-        """A tile of hashes as wide as the tree has it."""
-        if tiles.width_at(level, index, size) < tiles.TILE_WIDTH:
-            return partial_tile(self._connection, level, size)
-        content = self._file(tiles.tile_path(level, index))
-        if content is not None:
-            return content
-        found = rows(
-            self._connection,
-            "SELECT body FROM tiles WHERE level = ? AND idx = ?",
-            (level, index),
-        )
-        if not found:
-            raise IntegrityError(f"{tiles.tile_path(level, index)}: missing")
-        return bytes(found[0][0])
-
-    def _bundle(self, index: int, width: int) -> bytes:
-        content = self._file(tiles.entries_path(index))
-        if content is not None:
-            if width == tiles.TILE_WIDTH:
-                return content
-            entries = tiles.decode_bundle(content, tiles.TILE_WIDTH)[:width]
-            return tiles.encode_bundle(entries)
-        first = index * tiles.TILE_WIDTH
-        found = rows(
-            self._connection,
-            "SELECT body FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
-            (first, first + width),
-        )
-        if len(found) != width:
-            raise IntegrityError(f"{tiles.entries_path(index, width)}: missing")
-        return tiles.encode_bundle(body for (body,) in found)
+        """What a tlog-tiles client gets for `path`, or None."""
+        return self._log.resource(path)
 
     def export(self, target: Path) -> int:
-        """Write the whole log as a static directory, `checkpoint` last; its size.
+        """Write the whole log as a static directory, `checkpoint` last; its size."""
+        return self._log.export(target)
 
-        The gateway may run and append meanwhile: what is written is the log at the
-        checkpoint of the start. Files that are there already are overwritten.
-        """
-        size, signed = self.checkpoint()
-        paths = [
-            one.path
-            for level in (None, *range(tiles.levels(size)))
-            for one in tiles.level_tiles(level, size)
-        ]
-        for path in paths:
-            content = self.resource(path)
-            if content is None:
-                raise IntegrityError(f"{path}: missing")
-            file = target / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        temporary = target / (tiles.CHECKPOINT_PATH + ".tmp")
-        target.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(signed)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(target / tiles.CHECKPOINT_PATH)
-        return size
+    # ---- Proofs ----
 
     def prove(self, reading_id: str, *, disclose: bool = False) -> bytes:
         """The .tlog-proof file of a reading; NotFoundError where there is none."""
+        return proving.prove(self, reading_id, disclose=disclose)
+
+    def added(self, device: str) -> tuple[bytes, int] | None:
+        """(random id, when it was added) of a device."""
+        found: list[tuple[bytes, int]] = rows(
+            self._connection,
+            "SELECT ref, added_ms FROM devices WHERE name = ?",
+            (device,),
+        )
+        return found[0] if found else None
+
+    def located(self, reading_id: str) -> Located:
+        """Where a reading stands, and its record; NotFoundError where it does not."""
         match = READING_ID.fullmatch(reading_id)
         if match is None:
             raise NotFoundError(
                 f"{reading_id!r} is not a reading's name (see `iomt readings`)"
             )
         boot, number, leaf = match[1], int(match[2]), int(match[3])
-        with self._snapshot():
+        with self._log.snapshot():
             batch_id, entry, body, leaves = self._batch_named(boot, number)
-            hashes = tiles.split_hashes(leaves)
             salt, record = self._disclosed(batch_id, leaf)
-            size, signed = self.checkpoint()
-            wanted = tlog.plan_inclusion(entry, size)
-            found = tiles.read_subtrees(
-                wanted,
-                lambda level, index: self._tile(level, index, size),
-                core.tree_root,
-            )
-        extra = proof.BatchProof(
-            entry=body,
-            leaf_index=leaf,
-            path=tuple(ledger_batch.batch_path(hashes, leaf)),
-            leaf_hash=hashes[leaf],
-            salt=salt if disclose else None,
-            record=record if disclose else None,
-        )
-        return proof.LogProof(
-            index=entry,
-            path=tuple(tlog.inclusion(entry, size, found)),
-            checkpoint=signed,
-            extra=extra.encode(),
-        ).encode()
+            epoch = self.epoch_of(batch_id)
+        return Located(epoch, entry, body, leaves, leaf, salt, record)
 
     def _batch_named(self, boot: str, number: int) -> tuple[int, int, bytes, bytes]:
         """(id, entry index, entry, leaf hashes) of the batch a reading's name tells."""
@@ -463,10 +523,18 @@ class Reader:
         raise NotFoundError(f"no batch {boot}-{number} in this store")
 
     def _disclosed(self, batch_id: int, leaf: int) -> tuple[bytes, bytes]:
-        """(salt, record) of a leaf; NotFoundError for padding."""
-        for frame in self._batch_frames(batch_id):
-            opened = self._open(frame)
+        """(salt, record) of a leaf; ErasedError, NotFoundError where there is none."""
+        count = 0
+        for frame in self.frames_of(batch_id):
+            try:
+                opened = self.open_frame(frame)
+            except ErasedError:
+                continue  # another's, perhaps
             for index, body in opened.records:
                 if index == leaf:
                     return ledger_batch.salt(opened.salt_key, leaf), body
+                if index == 0:
+                    count = leaf_count(Record.decode(body))
+        if leaf < count:
+            raise ErasedError("the record was forgotten: its bytes are destroyed")
         raise NotFoundError(f"the batch has no record {leaf}")

@@ -46,7 +46,7 @@ def write_once(root: Path, name: str, content: bytes) -> None:
         os.rename(temporary, path)
         directory = path.parent
         sync_directory(directory)
-        while directory != root:
+        while directory != root.parent:  # the name of `root` itself, too
             directory = directory.parent
             sync_directory(directory)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Keys and sealing.
 
     keys/log.key       32-byte Ed25519 seed of the log, hexadecimal
-    keys/master.key    32-byte master key, hexadecimal
+    keys/master.key    32-byte master key, hexadecimal (or another source: keysource.py)
     keys/access.token  what opens the local doors (tile server, alert subscriptions)
 
 All three are 0600 files; a file that others may read is refused. The chain of keys:
@@ -106,27 +106,37 @@ def create_keys(directory: Path) -> None:
     sync_directory(directory.parent)  # the directory itself may be new
 
 
-def load_keys(directory: Path) -> Keyring:
-    """The keys; ConfigurationError names each file that is missing, open or bad."""
+def load_keys(
+    directory: Path, source: str | None = None, store: Path | None = None
+) -> Keyring:
+    """The keys; ConfigurationError names each file that is missing, open or bad.
+
+    `source` is the configured source of the master key, None to take what is there;
+    `store` the data directory, where that is not the one above.
+    """
+    from edge.store import keysource  # noqa: PLC0415 - it seals with this module
+
     problems: list[str] = []
-    texts = {
-        name: _read_secret(directory / name, problems)
-        for name in (LOG_KEY, MASTER_KEY, ACCESS_TOKEN)
-    }
-    keys: dict[str, bytes] = {}
-    for name in (LOG_KEY, MASTER_KEY):
-        try:
-            keys[name] = bytes.fromhex(texts[name])
-        except ValueError:
-            keys[name] = b""
-        if texts[name] and len(keys[name]) != KEY_SIZE:
-            problems.append(f"{directory / name}: not {KEY_SIZE} bytes in hexadecimal")
+    seed_text = read_secret(directory / LOG_KEY, problems)
+    token = read_secret(directory / ACCESS_TOKEN, problems)
+    try:
+        seed = bytes.fromhex(seed_text)
+    except ValueError:
+        seed = b""
+    if seed_text and len(seed) != KEY_SIZE:
+        problems.append(f"{directory / LOG_KEY}: not {KEY_SIZE} bytes in hexadecimal")
+    master = b""
+    try:
+        master = keysource.load_master(directory, source, store)
+    except ConfigurationError as error:
+        problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    return Keyring(keys[LOG_KEY], keys[MASTER_KEY], texts[ACCESS_TOKEN])
+    return Keyring(seed, master, token)
 
 
-def _read_secret(path: Path, problems: list[str]) -> str:
+def read_secret(path: Path, problems: list[str]) -> str:
+    """The text of a 0600 file, or "" and what is wrong with it in `problems`."""
     try:
         mode = path.stat().st_mode
         text = path.read_text().strip()

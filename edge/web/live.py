@@ -238,6 +238,18 @@ class Live:
             )
         self._changed()
 
+    def forget(self, patient: str) -> None:
+        """Show nothing of a patient any more."""
+        for name, device in list(self._devices.items()):
+            if device.patient == patient:
+                del self._devices[name]
+        for key, alarm in list(self._active.items()):
+            if alarm["patient"] == patient:
+                del self._active[key]
+        ended = [one for one in self._ended if one["patient"] != patient]
+        self._ended = deque(ended, maxlen=FIRINGS_MAX)
+        self._changed()
+
     def snapshot(self) -> Snapshot:
         """What to show now; the same object while neither time nor state has moved."""
         slot = int(self._monotonic_s() / SNAPSHOT_INTERVAL_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
@@ -43,7 +44,7 @@ from edge.sources.mqtt_packets import V311, Connect
 from edge.store.database import meta, open_reader
 from edge.store.vault import load_keys
 
-KILLS = 5
+KILLS = int(os.environ.get("IOMT_KILLS", "5"))  # make soak: 50
 UNSPECIFIED = 0x80  # the MQTT 5 reason code of a refusal without one of its own
 
 needs_mosquitto = pytest.mark.skipif(
@@ -73,9 +74,9 @@ def log_entries(directory: Path) -> list[object]:
 async def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_again_and_again(
     tmp_path: Path,
 ) -> None:
-    """kill -9 in the middle of a burst, five times, once of them soon after a start in
-    safe mode. A message that was being handled at a kill in safe mode may be refused as
-    the suspect; then it is in quarantine, and its sender was told."""
+    """kill -9 in the middle of a burst, again and again, sometimes in safe mode. What
+    was being handled then may be refused as the suspect: it is in quarantine, and its
+    sender was told."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     print(f"seed {seed}")
@@ -142,17 +143,16 @@ async def assert_only_suspects_are_refused(
         assert everything == set(range(one.device.sequence))
 
 
-async def test_after_two_kills_it_starts_in_safe_mode_and_leaves_it_when_all_goes_well(
+async def test_after_a_kill_it_starts_in_safe_mode_and_leaves_it_when_all_goes_well(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path / "g") as gateway:
         device = signed("monitor-1", 1)
         await gateway.enrol(device)
-        for _ in range(2):
-            assert "safe mode" not in gateway.log
-            await gateway.kill()
-            await gateway.start()
-        assert "2 abnormal exits in a row: starting in safe mode" in gateway.log
+        assert "safe mode" not in gateway.log
+        await gateway.kill()
+        await gateway.start()
+        assert "abnormal exits in a row: 1; starting in safe mode" in gateway.log
         burst = Burst(device)
         async with sending(gateway, [burst]):
             await until(lambda: len(burst.acknowledged) > 200, "safe mode is over")
@@ -160,7 +160,7 @@ async def test_after_two_kills_it_starts_in_safe_mode_and_leaves_it_when_all_goe
         assert not burst.refused
         await gateway.kill()  # the first of a new row
         await gateway.start()
-        assert "abnormal exits" not in gateway.log
+        assert "abnormal exits in a row: 1;" in gateway.log
         assert await gateway.stop() == 0
 
 
@@ -172,9 +172,8 @@ async def test_a_message_that_was_committed_is_no_suspect_after_a_kill(
     async with installed(tmp_path / "g") as gateway:
         burst = Burst(signed("monitor-1", 1), window=1)
         await gateway.enrol(burst.device)
-        for _ in range(2):  # so that the third start is in safe mode
-            await gateway.start()
-            await gateway.kill()
+        await gateway.start()
+        await gateway.kill()  # so that the next start is in safe mode
         gateway.command = on_slow_disk(before_s=0, after_s=5)
         await gateway.start()
         assert "starting in safe mode" in gateway.log
@@ -220,7 +219,7 @@ async def test_sigterm_under_load_ends_in_order(tmp_path: Path) -> None:
             await gateway.enrol(one.device)
         async with sending(gateway, bursts):
             await until(lambda: answered(bursts) > 500, "a burst")
-            assert mark(gateway, "running") == 1
+            assert mark(gateway, "running")
             assert await gateway.stop() == 0
         assert mark(gateway, "running") is None
         assert mark(gateway, "abnormal_exits") == 0

@@ -15,6 +15,7 @@ import pytest
 from workbench import (
     Mailbox,
     SignedDevice,
+    a_failing_ward,
     a_ward,
     make_gateway,
     reader_of,
@@ -23,6 +24,7 @@ from workbench import (
     vkey,
 )
 
+from edge.admission import digest_of
 from edge.config import Settings
 from edge.devices.profiles.pulse_oximeter import Pair, SpotCheck, Timestamp
 from edge.errors import (
@@ -33,7 +35,7 @@ from edge.errors import (
     NotFoundError,
     Reason,
 )
-from edge.gateway import Core, open_core
+from edge.gateway import KERNEL_BOOT, Core, open_core
 from edge.ledger.verify import Verdict as LedgerVerdict
 from edge.ledger.verify import verify_directory, verify_proof
 from edge.model import (
@@ -47,6 +49,7 @@ from edge.model import (
     Verdict,
 )
 from edge.store.commit import Writer
+from edge.store.database import open_writer
 
 SENML = b'[{"n":"body_temperature","u":"Cel","v":36.7}]'
 DAY_MS = 24 * 3600 * 1000
@@ -148,7 +151,7 @@ async def test_a_failed_commit_answers_nothing_and_stops_the_process(
     def broken(*_: object) -> object:
         raise DurabilityError("commit: disk I/O error")
 
-    async with a_ward(settings) as (core, mail):
+    async with a_failing_ward(settings, DurabilityError) as (core, mail):
         monkeypatch.setattr(Writer, "commit", broken)
         answer = mail.submit("monitor", SignedDevice("monitor").envelope())
         with pytest.raises(DurabilityError):
@@ -499,7 +502,8 @@ async def test_a_sender_of_garbage_fills_its_own_quarantine_and_no_more(
 
 
 async def test_what_kills_the_process_is_found_in_safe_mode(tmp_path: Path) -> None:
-    """Two abnormal exits; the third start takes one message a commit and remembers."""
+    """It ends the first process unseen and the second in safe mode, which takes one
+    message a commit and remembers; the second restart refuses it, the rest flows."""
     settings = make_gateway(tmp_path)
     monitor = SignedDevice("monitor")
     deadly, good = monitor.envelope(heart_rate=66), monitor.envelope(heart_rate=67)
@@ -530,10 +534,31 @@ asyncio.run(main())
         subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
-        for _ in range(4)
+        for _ in range(3)
     ]
-    assert [one.returncode for one in ends] == [9, 9, 9, 0], ends[-1].stderr
-    assert ends[3].stdout.split() == ["poison", "committed"]
+    assert [one.returncode for one in ends] == [9, 9, 0], ends[-1].stderr
+    assert ends[2].stdout.split() == ["poison", "committed"]
+
+
+@pytest.mark.parametrize(("kernel", "blamed"), [("another", False), ("this", True)])
+async def test_a_power_cut_is_blamed_on_no_message(
+    tmp_path: Path, kernel: str, blamed: bool
+) -> None:
+    """What a process left that the machine took down with it: no safe mode, and the
+    message that it was handling is taken when it comes again."""
+    settings = make_gateway(tmp_path)
+    payload = SignedDevice("monitor").envelope(heart_rate=66)
+    async with a_ward(settings):
+        pass
+    running = KERNEL_BOOT.read_text().strip() if kernel == "this" else kernel
+    connection = open_writer(settings.directory)
+    for key, value in (("running", running), ("suspect", digest_of(payload))):
+        connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    connection.close()
+    async with open_core(settings) as core:
+        assert bool(core.intake._safe_left) is blamed
+        outcome = await Mailbox(core).send("monitor", payload)
+        assert outcome.reason is (Reason.POISON if blamed else None)
 
 
 async def test_the_command_line_reads_beside_a_running_gateway(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from workbench import (
     Mailbox,
     SignedDevice,
+    a_failing_ward,
     a_ward,
     make_gateway,
     reader_of,
@@ -87,7 +88,7 @@ async def test_a_neighbour_of_a_deadly_message_is_never_acknowledged_unstored(
         return admit(self, arrival, *rest, **more)  # type: ignore[arg-type]
 
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    async with a_ward(settings) as (core, mail):
+    async with a_failing_ward(settings, ZeroDivisionError) as (core, mail):
         monkeypatch.setattr(admission_room.Admission, "_admit", faulty)
         mail.submit(MONITOR, good)
         mail.submit(MONITOR, deadly)
@@ -115,7 +116,7 @@ async def test_what_a_failed_turn_did_not_take_is_new_after_the_restart(
             raise ZeroDivisionError
         return feed(self, record, *rest)  # type: ignore[arg-type]
 
-    async with a_ward(settings) as (core, mail):
+    async with a_failing_ward(settings, ZeroDivisionError) as (core, mail):
         monkeypatch.setattr(Evaluator, "feed", faulty)
         for one in payloads:
             mail.submit(MONITOR, one)
@@ -147,7 +148,7 @@ async def test_nothing_is_committed_after_a_failed_commit(
         return write(self, batch, batch_id)
 
     monkeypatch.setattr(Writer, "_write_side_tables", full_once)
-    async with a_ward(settings) as (core, mail):
+    async with a_failing_ward(settings, DurabilityError) as (core, mail):
         mail.submit(MONITOR, SignedDevice(MONITOR).envelope())
         await asyncio.sleep(0.05)
         size = reader_of(settings).checkpoint()[0]

@@ -151,6 +151,19 @@ async def a_ward(settings: config.Settings) -> AsyncIterator[tuple[Core, Mailbox
         yield core, Mailbox(core)
 
 
+@asynccontextmanager
+async def a_failing_ward(
+    settings: config.Settings, error: type[Exception]
+) -> AsyncIterator[tuple[Core, Mailbox]]:
+    """`a_ward` whose gateway ends with this error, as its process would."""
+    try:
+        async with a_ward(settings) as ward:
+            yield ward
+    except error:
+        return
+    raise AssertionError(f"ended without a {error.__name__}")
+
+
 def reader_of(settings: config.Settings) -> Reader:
     return Reader(settings.directory, load_keys(settings.keys).master)
 
