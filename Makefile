@@ -1,6 +1,7 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
 # make bench   the benchmark tables
+# make soak    power cuts, failing disks and kills, all of them: about ten minutes
 # make clean   remove what was built (not the data)
 #
 # PYTHON=python3.13 make run   uses another interpreter for the virtual environment
@@ -51,6 +52,14 @@ py-test: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python benchmarks/gateway.py
+
+# Everything that the tests take samples of: hours of a clinic's bad luck in minutes.
+soak: test-system $(VENV)/installed-dev
+	$(BIN)/python tests/crash/soak.py
+	IOMT_KILLS=50 $(BIN)/python -m pytest --timeout 900 \
+		tests/scenario/test_gateway_process.py -k killed_again_and_again
+	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \
+		tests/unit/test_js_verifier.py -k chance
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \
