@@ -7,8 +7,8 @@ overwritten by the next attempt, for the rows in the database go only after the 
 is durable. New directories are synced into their parents, also those that a crashed
 process may have made without syncing them.
 
-BUG: a write-back error that the kernel reported to a process that then died is not seen
-again; such a tile is found by `iomt verify`, not here.
+After a flush that failed the rows are still there, and the next start writes the file
+anew: nothing is built on bytes that only the kernel's cache holds.
 """
 
 from __future__ import annotations
