@@ -30,8 +30,9 @@ from edge.admission import Admission
 from edge.clock import Clock, kernel_says_synced
 from edge.config import Settings
 from edge.contracts.evaluation import Evaluator
-from edge.contracts.language import Contract, load_directory
+from edge.contracts.language import load_directory
 from edge.contracts.machine import Machine
+from edge.contracts.program import Contract
 from edge.delivery.alerts import AlertPublisher
 from edge.devices.registry import Registry
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError

@@ -25,6 +25,12 @@ NAME_CHARACTERS = frozenset(
 NAME_LENGTH_MAX = 64
 RESERVED_NAMES = frozenset({"alerts", "cmd", "receipt"})
 EMPTY: Mapping[str, Decimal] = {}
+# Of a firing. `inhibited`: a graver rule of the contract covers it; `resumed`: a pause
+# is over and the alarm still there; `finding`: what a late reading would have raised.
+PHASES = (
+    *("start", "end", "latched", "inhibited", "escalate"),
+    *("acknowledged", "paused", "resumed", "finding"),
+)
 
 
 def is_name(text: str) -> bool:
@@ -53,6 +59,8 @@ class Kind(IntEnum):
     ASSIGNMENT = 4
     ERASURE = 5
     TRANSFER = 6
+    ACTION = 7
+    CONTRACT = 8
 
 
 class Attestation(IntEnum):
@@ -202,45 +210,56 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """What a contract emits when one of its rules starts or stops to hold.
+    """What a contract emits when an alarm of one of its rules changes.
 
-    `subject` is the key the contract ran under: `patient:<id>` or `device:<name>`.
-    `values` are the inputs the rule saw, in the contract's fixed-point scale, None for
-    unknown. `at_ms` is on the records' received_ms clock.
+    `phase` is one of PHASES. `subject` is the key the contract ran under:
+    `patient:<id>` or `device:<name>`. `values` are the inputs the rule saw and what it
+    shows, in fixed point, None for unknown. `at_ms` is on the records' received_ms
+    clock. `to` is the role of an escalation, `actor` who acknowledged, paused or
+    released, `until_ms` the end of a pause; a `paused` alarm is recorded, not sounded.
     """
 
     contract: str
     contract_hash: bytes
     rule: str
     priority: str  # high, medium, low, technical
-    phase: str  # start, end
+    phase: str
     subject: str
     at_ms: int
     values: Mapping[str, int | None]
     detail: str = ""
+    to: str = ""
+    actor: str = ""
+    paused: bool = False
+    until_ms: int = 0
 
     def encode(self) -> bytes:
         """The original of a firing's record (docs/ledger-format.md section 3)."""
-        return cbor.encode(
-            {
-                1: self.contract,
-                2: self.contract_hash,
-                3: self.rule,
-                4: self.priority,
-                5: self.phase,
-                6: dict(self.values),
-                7: self.detail,
-                8: self.subject,
-                9: self.at_ms,
-            }
-        )
+        fields: dict[int, object] = {
+            1: self.contract,
+            2: self.contract_hash,
+            3: self.rule,
+            4: self.priority,
+            5: self.phase,
+            6: dict(self.values),
+            7: self.detail,
+            8: self.subject,
+            9: self.at_ms,
+        }
+        more = {10: self.to, 11: self.actor, 12: self.paused, 13: self.until_ms}
+        fields.update({key: value for key, value in more.items() if value})
+        return cbor.encode(fields)
 
     @classmethod
     def decode(cls, original: bytes) -> Firing:
         """The firing of a record's original; RejectError where it is none."""
         fields = cbor.decode(original)
-        if not isinstance(fields, dict) or set(fields) != set(range(1, 10)):
-            raise RejectError("firing: not a map of the keys 1 to 9")
+        if not isinstance(fields, dict) or not (
+            set(range(1, 10)) <= set(fields) <= set(range(1, 14))
+        ):
+            raise RejectError("firing: not a map of the keys 1 to 9, perhaps 10 to 13")
+        if fields.get(12, True) is not True:
+            raise RejectError("firing: field 12 is not true")
         return cls(
             contract=_field(fields, 1, str),
             contract_hash=_field(fields, 2, bytes),
@@ -251,6 +270,10 @@ class Firing:
             at_ms=_field(fields, 9, int),
             values=_field(fields, 6, dict),
             detail=_field(fields, 7, str),
+            to=_optional(fields, 10, str) or "",
+            actor=_optional(fields, 11, str) or "",
+            paused=12 in fields,
+            until_ms=_optional(fields, 13, int) or 0,
         )
 
 

@@ -1,26 +1,28 @@
-"""Expressions: from the text of a `when` to a loop-free integer program.
+"""Expressions: from the text of a `when` or `let` to a loop-free integer program.
 
+    ternary    = or [ "if" or "else" ternary ]
     or         = and { "or" and }
     and        = not { "and" not }
     not        = "not" not | comparison
     comparison = sum [ ( "<" | "<=" | ">" | ">=" | "==" | "!=" ) sum ]
-    sum        = sign term { ( "+" | "-" ) term }        sign = [ "-" ]
-    term       = INTEGER | 'DECIMAL' | INPUT | "missing" "(" INPUT ")" | "(" or ")"
+    sum        = [ "-" ] product { ( "+" | "-" ) product }
+    product    = term [ "*" term ]                       one of the two an INTEGER
+    term       = INTEGER | 'DECIMAL' | 'LETTER' | NAME [ "." FIELD ] | "true" | "false"
+               | ( "max" | "min" ) "(" ternary { "," ternary } ")"
+               | "missing" "(" name { "," name } ")" | "silent" "(" NAME ")"
+               | "at_least" "(" INTEGER { "," ternary } ")" | "(" ternary ")"
 
     INTEGER    = digits                   in the unit of what it is compared with
     'DECIMAL'  = digits [ "." digits ]    likewise; there are no floats
-    INPUT      = lower case letter, then lower case letters, digits, "_"
+    NAME       = lower case letter, then lower case letters, digits, "_"
+    FIELD      = of a window (`day.mean`), or `pts` of a table
 
 Logic is Kleene's, of three values: a comparison with an unknown input is UNKNOWN (None
 in Python), `false and UNKNOWN` is false, `true or UNKNOWN` is true, everything else
-with UNKNOWN in it is UNKNOWN. `missing(x)` is always true or false.
+with UNKNOWN in it is UNKNOWN. `missing` and `silent` are always true or false.
 
-A program is a tree of tuples, so that it can be hashed, compared and walked by another
-evaluator. Every number in it is in the fixed point of its comparison:
-
-    ("const", 900)  ("input", 0)  ("sum", ((1, NODE), (-1, NODE)))
-    ("<", NODE, NODE) and the other five      ("missing", 0)
-    ("and", (NODE, ...))  ("or", (NODE, ...))  ("not", NODE)
+The tree of a program is described in program.py. Every number in it is in the fixed
+point of its unit, and no value that its parts can take leaves the 64 bits.
 """
 
 from __future__ import annotations
@@ -30,22 +32,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
+
+from edge.contracts.program import Program, Tree
 
 LENGTH_MAX = 1_000  # characters of one expression
-DEPTH_MAX = 24  # nested parentheses and `not`
+DEPTH_MAX = 24  # nested parentheses, calls, `not` and `if`
 NODES_MAX = 200  # of one program; bounds its cost
 DIGITS_MAX = 15  # of one literal
 VALUE_MAX = 2**40  # of an input or literal in fixed point: 200 of them stay far from
 INTEGER_MAX = 2**63 - 1  # the 64 bits that a sum must fit in
-
-Tree: TypeAlias = tuple[Any, ...]
-Values: TypeAlias = Sequence[int | None]
-Evaluate: TypeAlias = Callable[[Values], bool | None]
+PLAIN = ("1", 1)  # unit and scale of points and counts
 
 # 20 digits of a metric, its exponent of at most 9 either way, and the scale
 _DECIMALS = Context(prec=60, rounding=ROUND_HALF_UP)
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
+COMPARE: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -53,10 +54,15 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_WORDS = frozenset({"and", "or", "not", "missing"})
+WORDS = frozenset(
+    {"and", "or", "not", "if", "else", "true", "false"}
+    | {"max", "min", "missing", "silent", "at_least"}
+)
+_CALLS = ("max", "min", "missing", "silent", "at_least")
 _TOKEN = re.compile(
     r"[ \t\r\n]*(?:(?P<number>[0-9]+)(?![0-9.A-Za-z_])|'(?P<decimal>[^']*)'"
-    r"|(?P<name>[a-z][a-z0-9_]*)(?![A-Za-z])|(?P<sign><=|>=|==|!=|[-<>+()])|(?P<end>\Z))"
+    r"|(?P<name>[a-z][a-z0-9_]*(?:\.[a-z]+)?)(?![A-Za-z.])"
+    r"|(?P<sign><=|>=|==|!=|[-<>+*(),])|(?P<end>\Z))"
 )
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 
@@ -70,28 +76,41 @@ class ExpressionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
-    """What an expression may name: input number `index`, in fixed point.
+class Symbol:
+    """What an expression may name: its tree and, of a number, unit, scale and range.
 
-    `low` and `high` are the plausible range in that fixed point: a value outside is
-    UNKNOWN before an expression sees it.
+    `low` and `high` bound the value in that fixed point: of an input they are its
+    plausible range, for a value outside is UNKNOWN before an expression sees it.
+    `inputs` are those that it depends on. `input` is its index where it is one.
     """
 
-    index: int
-    unit: str
-    scale: int
-    low: int
-    high: int
+    tree: Tree
+    inputs: frozenset[int]
+    unit: str = "1"
+    scale: int = 1
+    low: int = 0
+    high: int = 0
+    truth: bool = False
+    switch: bool = False  # a number that is 0 or 1, and may stand for a truth
+    letters: str = ""
+    input: int | None = None
+
+    @property
+    def measure(self) -> tuple[str, int]:
+        """Unit and scale: what must agree."""
+        return self.unit, self.scale
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """A checked expression: its tree, the inputs it reads and the most it can cost."""
+class Compiled:
+    """A checked expression; unit, scale and range where it is a number."""
 
-    source: str
-    tree: Tree
-    inputs: frozenset[int]
-    cost: int
+    program: Program
+    truth: bool
+    unit: str = "1"
+    scale: int = 1
+    low: int = 0
+    high: int = 0
 
 
 class _Token(NamedTuple):
@@ -101,16 +120,12 @@ class _Token(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """A node of the parsed text; `kind` as in the program, and "literal"."""
+    """A node of the parsed text; `kind` as in the program, and "literal", "name"."""
 
     kind: str
     text: str
     parts: tuple[_Node, ...]
     at: int
-
-    @property
-    def is_truth(self) -> bool:
-        return self.kind not in ("sum", "-", "literal", "input")
 
 
 def fixed_point(value: Decimal, scale: int) -> int:
@@ -124,102 +139,39 @@ def fixed_point(value: Decimal, scale: int) -> int:
     return int(scaled.to_integral_value(ROUND_HALF_UP, _DECIMALS))
 
 
-def compile_expression(source: str, operands: Mapping[str, Operand]) -> Program:
-    """The program of `source`; ExpressionError names the first mistake in it.
+def literal(text: str, scale: int) -> int:
+    """A decimal of a contract in fixed point; ValueError says what is wrong with it."""
+    if not _DECIMAL.fullmatch(text.removeprefix("-")):
+        raise ValueError(f"{text!r} is not a decimal like '38.5'")
+    if len(text) > DIGITS_MAX:
+        raise ValueError(f"more than {DIGITS_MAX} digits")
+    scaled = Decimal(text) * scale
+    if scaled != int(scaled):
+        raise ValueError(f"{text} is finer than 1/{scale}, the scale of the input")
+    if abs(scaled) > VALUE_MAX:
+        raise ValueError(f"{text} is too large")
+    return int(scaled)
 
-    Refuses what cannot be meant: unknown inputs, a comparison of different units or
-    scales, a decimal finer than the scale, a comparison that no plausible value makes
-    true, and anything beyond the limits above.
+
+def compile_expression(source: str, symbols: Mapping[str, Symbol]) -> Compiled:
+    """What `source` means; ExpressionError names the first mistake in it.
+
+    Refuses what cannot be meant: unknown names, numbers of different units or scales, a
+    decimal finer than the scale, a comparison that no plausible value makes true, and
+    anything beyond the limits above.
     """
     if len(source) > LENGTH_MAX:
         raise ExpressionError(0, f"longer than {LENGTH_MAX} characters")
     node = _Parser(_tokens(source)).whole()
-    if not node.is_truth:
-        raise ExpressionError(node.at, "a number, where a comparison is needed")
-    checker = _Checker(operands)
-    tree = checker.truth(node)
-    return Program(source, tree, frozenset(checker.used), checker.nodes)
-
-
-def evaluator(tree: Tree) -> Evaluate:
-    """A function of the inputs' values that runs the program `tree`."""
-    kind = tree[0]
-    if kind == "missing":
-        index: int = tree[1]
-        return lambda values: values[index] is None
-    if kind == "not":
-        return _negation(evaluator(tree[1]))
-    if kind == "and":
-        return _junction([evaluator(part) for part in tree[1]], deciding=False)
-    if kind == "or":
-        return _junction([evaluator(part) for part in tree[1]], deciding=True)
-    return _comparison(_COMPARE[kind], tree[1], tree[2])
-
-
-def _negation(inner: Evaluate) -> Evaluate:
-    def negation(values: Values) -> bool | None:
-        value = inner(values)
-        return None if value is None else not value
-
-    return negation
-
-
-def _junction(parts: list[Evaluate], deciding: bool) -> Evaluate:
-    """`or` where one true decides, `and` where one false does."""
-
-    def junction(values: Values) -> bool | None:
-        result: bool | None = not deciding
-        for part in parts:
-            value = part(values)
-            if value is deciding:
-                return deciding
-            if value is None:
-                result = None
-        return result
-
-    return junction
-
-
-def _comparison(
-    compare: Callable[[int, int], bool], left: Tree, right: Tree
-) -> Evaluate:
-    if left[0] == "input" and right[0] == "const":  # nearly all of them
-        index: int = left[1]
-        limit: int = right[1]
-
-        def compare_input(values: Values) -> bool | None:
-            value = values[index]
-            return None if value is None else compare(value, limit)
-
-        return compare_input
-    left_of, right_of = _number(left), _number(right)
-
-    def compare_sums(values: Values) -> bool | None:
-        a, b = left_of(values), right_of(values)
-        return None if a is None or b is None else compare(a, b)
-
-    return compare_sums
-
-
-def _number(tree: Tree) -> Callable[[Values], int | None]:
-    if tree[0] == "const":
-        constant: int = tree[1]
-        return lambda _values: constant
-    if tree[0] == "input":
-        index: int = tree[1]
-        return lambda values: values[index]
-    terms = [(sign, _number(part)) for sign, part in tree[1]]
-
-    def total(values: Values) -> int | None:
-        result = 0
-        for sign, term in terms:
-            value = term(values)
-            if value is None:
-                return None
-            result += sign * value
-        return result
-
-    return total
+    checker = _Checker(symbols)
+    if checker.is_truth(node):
+        tree = checker.truth(node)
+        program = Program(source, tree, frozenset(checker.used), checker.nodes)
+        return Compiled(program, truth=True)
+    unit, scale = checker.measure(node) or PLAIN
+    number = checker.number(node, scale)
+    program = Program(source, number.tree, frozenset(checker.used), checker.nodes)
+    return Compiled(program, False, unit, scale, number.low, number.high)
 
 
 def _tokens(source: str) -> list[_Token]:
@@ -232,7 +184,7 @@ def _tokens(source: str) -> list[_Token]:
         kind = str(match.lastgroup)
         text = match.group(kind)
         start = match.start(kind)
-        if kind == "name" and text in _WORDS:
+        if kind == "name" and text in WORDS:
             kind = "sign"
         tokens.append(_Token(kind, text, start))
         if kind == "end":
@@ -261,9 +213,9 @@ class _Parser:
         self._depth = 0
 
     def whole(self) -> _Node:
-        node = self._or()
+        node = self._ternary()
         token = self._tokens[self._next]
-        if token.text in _COMPARE:
+        if token.text in COMPARE:
             raise ExpressionError(
                 token.at, "comparisons cannot be chained: join two with `and`"
             )
@@ -278,16 +230,31 @@ class _Parser:
         self._next += 1
         return token
 
+    def _unexpected(self, wanted: str) -> ExpressionError:
+        token = self._tokens[self._next]
+        found = repr(token.text) if token.text else "the end"
+        return ExpressionError(token.at, f"{wanted} expected, found {found}")
+
     def _need(self, text: str) -> None:
         if self._take(text) is None:
-            token = self._tokens[self._next]
-            found = repr(token.text) if token.text else "the end"
-            raise ExpressionError(token.at, f"{text!r} expected, found {found}")
+            raise self._unexpected(repr(text))
 
     def _deeper(self, at: int) -> None:
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise ExpressionError(at, f"nested more than {DEPTH_MAX} deep")
+
+    def _ternary(self) -> _Node:
+        first = self._or()
+        token = self._take("if")
+        if token is None:
+            return first
+        self._deeper(token.at)
+        condition = self._or()
+        self._need("else")
+        other = self._ternary()
+        self._depth -= 1
+        return _Node("if", "if", (condition, first, other), first.at)
 
     def _or(self) -> _Node:
         return self._chain("or", self._and)
@@ -315,17 +282,17 @@ class _Parser:
 
     def _comparison(self) -> _Node:
         left = self._sum()
-        token = self._take(*_COMPARE)
+        token = self._take(*COMPARE)
         if token is None:
             return left
         return _Node(token.text, token.text, (left, self._sum()), token.at)
 
     def _sum(self) -> _Node:
         sign = self._take("-")
-        first = self._term()
+        first = self._product()
         terms = [first if sign is None else _Node("-", "-", (first,), sign.at)]
         while token := self._take("+", "-"):
-            term = self._term()
+            term = self._product()
             if token.text == "-":
                 term = _Node("-", "-", (term,), token.at)
             terms.append(term)
@@ -333,142 +300,282 @@ class _Parser:
             return first
         return _Node("sum", "+", tuple(terms), first.at)
 
+    def _product(self) -> _Node:
+        first = self._term()
+        token = self._take("*")
+        if token is None:
+            return first
+        second = self._term()
+        for factor, other in ((first, second), (second, first)):
+            if factor.kind == "literal" and factor.text.isdecimal():
+                return _Node("times", factor.text, (other,), token.at)
+        raise ExpressionError(token.at, "* needs a whole number on one side")
+
     def _term(self) -> _Node:
         token = self._tokens[self._next]
         if token.kind in ("number", "decimal", "name"):
             self._next += 1
-            kind = "input" if token.kind == "name" else "literal"
+            kind = "name" if token.kind == "name" else "literal"
             return _Node(kind, token.text, (), token.at)
-        if self._take("missing"):
-            return self._missing(token.at)
+        if self._take("true", "false"):
+            return _Node("truth", token.text, (), token.at)
+        if self._take(*_CALLS):
+            return self._call(token)
         if self._take("("):
             self._deeper(token.at)
-            inner = self._or()
+            inner = self._ternary()
             self._depth -= 1
             self._need(")")
             return inner
-        found = repr(token.text) if token.text else "the end"
-        raise ExpressionError(token.at, f"a value or '(' expected, found {found}")
+        raise self._unexpected("a value or '('")
 
-    def _missing(self, at: int) -> _Node:
+    def _call(self, token: _Token) -> _Node:
         self._need("(")
+        self._deeper(token.at)
+        named = token.text in ("missing", "silent")
+        parts = [self._name() if named else self._ternary()]
+        while self._take(","):
+            parts.append(self._name() if named else self._ternary())
+        self._depth -= 1
+        self._need(")")
+        return _Node(token.text, token.text, tuple(parts), token.at)
+
+    def _name(self) -> _Node:
         token = self._tokens[self._next]
         if token.kind != "name":
-            raise ExpressionError(token.at, "missing() takes the name of an input")
+            raise self._unexpected("a name")
         self._next += 1
-        self._need(")")
-        return _Node("missing", token.text, (), at)
+        return _Node("name", token.text, (), token.at)
+
+
+class _Number(NamedTuple):
+    tree: Tree
+    low: int
+    high: int
 
 
 class _Checker:
     """From parsed text to the program: names, units, scales, ranges, size."""
 
-    def __init__(self, operands: Mapping[str, Operand]) -> None:
-        self._operands = operands
+    def __init__(self, symbols: Mapping[str, Symbol]) -> None:
+        self._symbols = symbols
         self.used: set[int] = set()
         self.nodes = 0
 
+    def is_truth(self, node: _Node) -> bool:
+        """Whether the node can only be a truth."""
+        if node.kind == "name":
+            return self._symbol(node).truth
+        if node.kind == "if":
+            return self.is_truth(node.parts[1]) or self.is_truth(node.parts[2])
+        numbers = ("literal", "sum", "-", "times", "max", "min")
+        return node.kind not in numbers
+
+    # ---- Truths ----
+
     def truth(self, node: _Node) -> Tree:
+        """The program of a truth."""
         self._count(node)
-        if not node.is_truth:
+        match node.kind:
+            case "truth":
+                return ("truth", node.text == "true")
+            case "name":
+                return self._named_truth(node)
+            case "not":
+                return ("not", self.truth(node.parts[0]))
+            case "and" | "or":
+                return (node.kind, tuple(self.truth(part) for part in node.parts))
+            case "if":
+                return ("if", *(self.truth(part) for part in node.parts))
+            case "missing":
+                return ("missing", tuple(self._use(one).tree for one in node.parts))
+            case "silent":
+                return self._silent(node)
+            case "at_least":
+                return self._at_least(node)
+            case kind if kind in COMPARE:
+                return self._comparison(node)
+        raise ExpressionError(
+            node.at, f"{node.text!r} is a number, where a comparison is needed"
+        )
+
+    def _named_truth(self, node: _Node) -> Tree:
+        symbol = self._use(node)
+        if symbol.truth:
+            return symbol.tree
+        if symbol.switch:
+            return ("!=", symbol.tree, ("const", 0))
+        raise ExpressionError(
+            node.at, f"{node.text!r} is a number, where a comparison is needed"
+        )
+
+    def _silent(self, node: _Node) -> Tree:
+        first, *more = node.parts
+        symbol = self._use(first)
+        if more or symbol.input is None:
+            raise ExpressionError(node.at, "silent() takes the name of one input")
+        return ("silent", symbol.input)
+
+    def _at_least(self, node: _Node) -> Tree:
+        wanted, *parts = node.parts
+        if wanted.kind != "literal" or not wanted.text.isdecimal():
+            raise ExpressionError(wanted.at, "at_least() begins with a whole number")
+        if not 1 <= len(wanted.text) <= 3 or not 1 <= int(wanted.text) <= len(parts):
+            raise ExpressionError(wanted.at, f"of {len(parts)} conditions, 1 to all")
+        truths = tuple(self.truth(part) for part in parts)
+        return ("at_least", int(wanted.text), truths)
+
+    def _comparison(self, node: _Node) -> Tree:
+        for part in node.parts:
+            if self.is_truth(part):
+                raise ExpressionError(
+                    part.at,
+                    f"{part.text!r} is true or false, where a number is needed",
+                )
+        letters = [one for one in node.parts if self._letters_of(one)]
+        if letters:
+            return self._letter(node, letters[0])
+        measure = self._agreed(node, node.parts)
+        if measure is None:
+            raise ExpressionError(node.at, "a comparison needs an input on one side")
+        left, right = (self.number(part, measure[1]) for part in node.parts)
+        if not _can_hold(node.kind, left, right):
             raise ExpressionError(
-                node.at, f"{node.text!r} is a number, where a comparison is needed"
+                node.at, "never true: no plausible value is there (check the unit)"
             )
-        if node.kind == "missing":
-            return ("missing", self._operand(node).index)
-        if node.kind == "not":
-            return ("not", self.truth(node.parts[0]))
-        if node.kind in ("and", "or"):
-            return (node.kind, tuple(self.truth(part) for part in node.parts))
-        return self._comparison(node)
+        return (node.kind, left.tree, right.tree)
+
+    def _letters_of(self, node: _Node) -> str:
+        return self._symbol(node).letters if node.kind == "name" else ""
+
+    def _letter(self, node: _Node, named: _Node) -> Tree:
+        """A letter compared with one of its kind."""
+        letters = self._letters_of(named)
+        [other] = [one for one in node.parts if one is not named] or [named]
+        if node.kind not in ("==", "!=") or other.kind != "literal":
+            raise ExpressionError(
+                node.at, f"{named.text!r} is a letter: == or != and one, like 'A'"
+            )
+        if len(other.text) != 1 or other.text not in letters:
+            raise ExpressionError(other.at, f"not one of the letters {letters}")
+        tree = self._use(named).tree
+        return (node.kind, tree, ("const", letters.index(other.text)))
+
+    # ---- Numbers ----
+
+    def measure(self, node: _Node) -> tuple[str, int] | None:
+        """Unit and scale of a number, None where it has only literals in it."""
+        if node.kind == "literal":
+            return None
+        if node.kind == "name":
+            symbol = self._symbol(node)
+            if symbol.letters:
+                raise ExpressionError(node.at, f"{node.text!r} is a letter, no number")
+            return symbol.measure
+        parts = node.parts[1:] if node.kind == "if" else node.parts
+        return self._agreed(node, parts)
+
+    def _agreed(self, node: _Node, parts: Sequence[_Node]) -> tuple[str, int] | None:
+        found: tuple[str, int] | None = None
+        for part in parts:
+            if self.is_truth(part):
+                raise ExpressionError(
+                    part.at,
+                    f"{part.text!r} is true or false, where a number is needed",
+                )
+            other = self.measure(part)
+            if found is not None and other is not None and found != other:
+                raise ExpressionError(
+                    node.at,
+                    f"different units or scales: {found[0]} × {found[1]} and "
+                    f"{other[0]} × {other[1]}",
+                )
+            found = found or other
+        return found
+
+    def number(self, node: _Node, scale: int) -> _Number:
+        """The program of a number whose literals are of this scale, and its range."""
+        self._count(node)
+        match node.kind:
+            case "literal":
+                try:
+                    value = literal(node.text, scale)
+                except ValueError as error:
+                    raise ExpressionError(node.at, str(error)) from None
+                return _Number(("const", value), value, value)
+            case "name":
+                symbol = self._use(node)
+                return _Number(symbol.tree, symbol.low, symbol.high)
+            case "sum" | "-" | "times":
+                return self._total(node, scale)
+            case "if":
+                condition = self.truth(node.parts[0])
+                yes, no = (self.number(part, scale) for part in node.parts[1:])
+                tree = ("if", condition, yes.tree, no.tree)
+                return _Number(tree, min(yes.low, no.low), max(yes.high, no.high))
+        pick = max if node.kind == "max" else min
+        parts = [self.number(part, scale) for part in node.parts]
+        low, high = pick(one.low for one in parts), pick(one.high for one in parts)
+        return _Number((node.kind, tuple(one.tree for one in parts)), low, high)
+
+    def _total(self, node: _Node, scale: int) -> _Number:
+        """A sum; the terms of sums in it become its own."""
+        terms: list[tuple[int, Tree]] = []
+        low = high = 0
+        for factor, part in _terms(node):
+            number = self.number(part, scale)
+            ends = (factor * number.low, factor * number.high)
+            low, high = low + min(ends), high + max(ends)
+            terms.append((factor, number.tree))
+            if max(map(abs, (low, high, *ends))) > INTEGER_MAX:
+                raise ExpressionError(node.at, "may not fit into 64 bits")
+        return _Number(("sum", tuple(terms)), low, high)
+
+    # ---- Small parts ----
 
     def _count(self, node: _Node) -> None:
         self.nodes += 1
         if self.nodes > NODES_MAX:
             raise ExpressionError(node.at, f"more than {NODES_MAX} parts")
 
-    def _operand(self, node: _Node) -> Operand:
-        operand = self._operands.get(node.text)
-        if operand is None:
-            known = ", ".join(sorted(self._operands)) or "none"
+    def _symbol(self, node: _Node) -> Symbol:
+        symbol = self._symbols.get(node.text)
+        if symbol is None:
+            known = ", ".join(sorted(self._symbols)) or "none"
             raise ExpressionError(
-                node.at, f"no input is named {node.text!r} (inputs: {known})"
+                node.at, f"nothing is named {node.text!r} (known here: {known})"
             )
-        self.used.add(operand.index)
-        return operand
+        return symbol
 
-    def _comparison(self, node: _Node) -> Tree:
-        inputs = [self._operand(leaf) for side in node.parts for leaf in _inputs(side)]
-        if not inputs:
-            raise ExpressionError(node.at, "a comparison needs an input on one side")
-        first = inputs[0]
-        for other in inputs[1:]:
-            if (other.unit, other.scale) != (first.unit, first.scale):
-                raise ExpressionError(
-                    node.at,
-                    f"different units or scales: {first.unit} × {first.scale} and "
-                    f"{other.unit} × {other.scale}",
-                )
-        left, left_range = self._number(node.parts[0], first.scale)
-        right, right_range = self._number(node.parts[1], first.scale)
-        if not _can_hold(node.kind, left_range, right_range):
-            raise ExpressionError(
-                node.at, "never true: no plausible value is there (check the unit)"
-            )
-        return (node.kind, left, right)
-
-    def _number(self, node: _Node, scale: int) -> tuple[Tree, tuple[int, int]]:
-        self._count(node)
-        if node.kind == "literal":
-            value = _literal(node, scale)
-            return ("const", value), (value, value)
-        if node.kind == "input":
-            operand = self._operand(node)
-            return ("input", operand.index), (operand.low, operand.high)
-        terms: list[tuple[int, Tree]] = []
-        low = high = 0
-        for part in node.parts:
-            negative = part.kind == "-"
-            tree, (a, b) = self._number(part.parts[0] if negative else part, scale)
-            terms.append((-1 if negative else 1, tree))
-            low, high = (low - b, high - a) if negative else (low + a, high + b)
-        if low < -INTEGER_MAX - 1 or high > INTEGER_MAX:
-            raise ExpressionError(node.at, "may not fit into 64 bits")
-        return ("sum", tuple(terms)), (low, high)
+    def _use(self, node: _Node) -> Symbol:
+        symbol = self._symbol(node)
+        self.used |= symbol.inputs
+        return symbol
 
 
-def _inputs(node: _Node) -> list[_Node]:
-    """The inputs in one side of a comparison, which has to be a number."""
-    if node.kind == "input":
-        return [node]
-    if node.is_truth:
-        raise ExpressionError(
-            node.at, f"{node.text!r} is true or false, where a number is needed"
-        )
-    return [leaf for part in node.parts for leaf in _inputs(part)]
+def _terms(node: _Node) -> list[tuple[int, _Node]]:
+    """(factor, part) of a sum, a negation or a product with a whole number."""
+    if node.kind == "sum":
+        return [pair for part in node.parts for pair in _signed(part)]
+    return _signed(node)
 
 
-def _literal(node: _Node, scale: int) -> int:
-    if not _DECIMAL.fullmatch(node.text):
-        raise ExpressionError(node.at, f"{node.text!r} is not a decimal like '38.5'")
-    if len(node.text) > DIGITS_MAX:
-        raise ExpressionError(node.at, f"more than {DIGITS_MAX} digits")
-    scaled = Decimal(node.text) * scale
-    if scaled != int(scaled):
-        raise ExpressionError(
-            node.at, f"{node.text} is finer than 1/{scale}, the scale of the input"
-        )
-    if scaled > VALUE_MAX:
-        raise ExpressionError(node.at, f"{node.text} is too large")
-    return int(scaled)
+def _signed(node: _Node) -> list[tuple[int, _Node]]:
+    if node.kind == "-":
+        return [(-factor, part) for factor, part in _signed(node.parts[0])]
+    if node.kind == "times":
+        if len(node.text) > DIGITS_MAX:
+            raise ExpressionError(node.at, f"more than {DIGITS_MAX} digits")
+        return [(int(node.text), node.parts[0])]
+    return [(1, node)]
 
 
-def _can_hold(kind: str, left: tuple[int, int], right: tuple[int, int]) -> bool:
+def _can_hold(kind: str, left: _Number, right: _Number) -> bool:
     """Whether two numbers of these ranges can compare so."""
     if kind == "==":
-        return left[0] <= right[1] and right[0] <= left[1]
+        return left.low <= right.high and right.low <= left.high
     if kind == "!=":
-        return not left[0] == left[1] == right[0] == right[1]
+        return not left.low == left.high == right.low == right.high
     if kind in ("<", "<="):
-        return _COMPARE[kind](left[0], right[1])
-    return _COMPARE[kind](left[1], right[0])
+        return COMPARE[kind](left.low, right.high)
+    return COMPARE[kind](left.high, right.low)

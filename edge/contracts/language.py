@@ -5,14 +5,16 @@ docs/contracts.md.
     version  = 1                       # 1 and up
     engine   = "rules/1"               # pins the meaning of every word here
     subject  = "patient"               # or "device": whose readings belong together
-    [inputs]
+    [inputs]                           # metrics; UNKNOWN when older than `fresh`
     spo2 = { unit = "%", scale = 1, fresh = "10s" }     # metric = its name, if another
+    [params]                           # what a role may set for one patient
+    [windows]                          # sums over buckets of time
+    [tables]                           # points by bounds
+    [let]                              # named expressions
     [rules.low]
     priority   = "high"                # high, medium, low or technical
     when       = "spo2 < 90"           # expression.py
-    for        = "15s"                 # holds without a break; 0s if absent
-    rearm      = "spo2 >= 92"          # what ends it; "not (when)" if absent
-    on_unknown = "technical:spo2-lost" # fires when the expression stays UNKNOWN
+    [[examples]]                       # examples.py
 
 A contract is identified by the SHA-256 of its file. All mistakes in a file are reported
 at once, each as FILE:LINE: FIELD: REASON. Pure: reading files is the caller's.
@@ -22,85 +24,75 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from edge import cbor
 from edge.contracts.expression import (
+    VALUE_MAX,
+    WORDS,
+    Compiled,
     ExpressionError,
-    Operand,
-    Program,
+    Symbol,
     compile_expression,
     fixed_point,
+    literal,
 )
+from edge.contracts.program import (
+    Contract,
+    Input,
+    Let,
+    Param,
+    Program,
+    Rule,
+    Shown,
+    Step,
+    Table,
+    Window,
+)
+from edge.contracts.toml_text import NAME_LENGTH_MAX, Field, Sheet, duration_of
+from edge.contracts.windows import BUCKETS_MAX, FIELDS, field_symbol
 from edge.devices.metrics import BY_NAME
 from edge.errors import ConfigurationError
 
 ENGINE = "rules/1"
-FILE_SIZE_MAX = 65_536
 CONTRACTS_MAX = 64
 INPUTS_MAX = 16
+PARAMS_MAX = 16
+WINDOWS_MAX = 8
+TABLES_MAX = 16
+ROWS_MAX = 64
+LETS_MAX = 32
 RULES_MAX = 32
+EXAMPLES_MAX = 64
+SHOWN_MAX = 16
+STEPS_MAX = 4
+STARTS_MAX = 8
+CHOICES_MAX = 8
+POINTS_MAX = 10**6
 COST_MAX = 2_000  # steps that one reading may take in one contract
-DURATION_MAX_MS = 30 * 86_400_000
+STATE_BYTES_MAX = 65_536  # of one subject in a snapshot
 VERSION_MAX = 2**31 - 1
-NAME_LENGTH_MAX = 64
 SCALES = (1, 10, 100, 1000)
 SUBJECTS = ("patient", "device")
 PRIORITIES = ("high", "medium", "low", "technical")
 RESERVED_RULES = frozenset({"fault", "subjects"})  # the machine's own firings
+LETTERS = "ACVPU"  # of the metric acvpu, from well to worst
+LETTER_UNIT = "letter"
+# Bytes of a snapshot, at the most: integers have 9, names 66
+_INPUT_BYTES, _PARAM_BYTES, _BUCKET_BYTES, _RULE_BYTES = 110, 100, 82, 320
+_SUBJECT_BYTES = 100
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INPUT_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_INPUT_WORDS = frozenset({"and", "or", "not", "missing"})
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A metric that a contract reads, in fixed point: value × `scale`, rounded.
-
-    After `fresh_ms` without a new sample it is UNKNOWN.
-    """
-
-    name: str
-    metric: str
-    unit: str
-    scale: int
-    fresh_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """`when` it holds for `for_ms` it fires; `rearm` ends it (None: not `when`).
-
-    `inputs` are the indexes of the inputs that either names, `fresh_ms` the longest
-    freshness among those of `when`; `on_unknown` is the label of its technical firing.
-    """
-
-    name: str
-    priority: str
-    when: Program
-    for_ms: int
-    rearm: Program | None
-    on_unknown: str | None
-    inputs: tuple[int, ...]
-    fresh_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """A checked contract; `hash` is the SHA-256 of its file, `cost` in steps."""
-
-    name: str
-    version: int
-    hash: bytes
-    subject: str
-    inputs: tuple[Input, ...]
-    rules: tuple[Rule, ...]
-    cost: int
+_ROLE = re.compile(r"role:[a-z][a-z0-9-]{0,58}")
+_RATE = re.compile(r"([1-9][0-9]?)/(.*)")
+_TOP = (
+    "contract version engine subject title state inputs params windows tables let "
+    "rules limits examples"
+)
+_RULE = (
+    "priority when for rearm on_unknown delay latch max_rate escalate inhibited_by "
+    "show retrospective"
+)
 
 
 def load(text: str, name: str) -> Contract:
@@ -108,7 +100,7 @@ def load(text: str, name: str) -> Contract:
 
     Raises ConfigurationError with every mistake found.
     """
-    return _Loader(text, name).contract()
+    return _Loader(Sheet(text, name)).contract()
 
 
 def load_directory(texts: Mapping[str, str]) -> list[Contract]:
@@ -137,206 +129,348 @@ def load_directory(texts: Mapping[str, str]) -> list[Contract]:
     return list(contracts.values())
 
 
-class _Float(str):
-    """A TOML float as it was written, kept so that it can be refused by name."""
-
-    __slots__ = ()
-
-
 class _Loader:
-    """One file on its way to a Contract; gathers problems instead of stopping."""
+    """One file on its way to a Contract: its sections, in the order they build up."""
 
-    def __init__(self, text: str, name: str) -> None:
-        self._text = text
-        self._name = name
-        self._problems: list[str] = []
-        self._lines: dict[tuple[str, ...], int] = {}
+    def __init__(self, sheet: Sheet) -> None:
+        self._sheet = sheet
+        self._symbols: dict[str, Symbol] = {}
+        self._inputs: list[Input] = []
+        self._params: list[Param] = []
+        self._windows: list[Window] = []
+        self._tables: list[Table] = []
+        self._lets: list[Let] = []
 
     def contract(self) -> Contract:
-        document = self._document()
-        self._lines = key_lines(self._text)
-        self._only(document, (), "contract version engine subject inputs rules")
+        sheet, document = self._sheet, self._sheet.document
+        sheet.only(document, (), _TOP)
         if document.get("engine") != ENGINE:
-            self._problem(("engine",), f'must be "{ENGINE}"')
-        name = self._name_of(document.get("contract"), ("contract",))
-        version = self._integer(document.get("version"), ("version",), 1, VERSION_MAX)
-        subject = self._choice(document.get("subject"), ("subject",), SUBJECTS)
-        inputs = self._inputs(document.get("inputs"))
-        rules = self._rules(document.get("rules"), inputs)
-        cost = 1 + len(inputs) + sum(_cost(rule) for rule in rules)
-        if cost > COST_MAX:
-            self._problem(("rules",), f"costs {cost} steps a reading, over {COST_MAX}")
-        if self._problems:
-            raise ConfigurationError(self._problems)
-        digest = hashlib.sha256(self._text.encode()).digest()
+            sheet.problem(("engine",), f'must be "{ENGINE}"')
+        name = sheet.name_of(document.get("contract"), ("contract",))
+        version = sheet.integer(document.get("version"), ("version",), 1, VERSION_MAX)
+        subject = sheet.choice(document.get("subject"), ("subject",), SUBJECTS)
+        title = sheet.string(document.get("title", ""), ("title",)) or ""
+        state = document.get("state", "reset")
+        carry = sheet.choice(state, ("state",), ("carry", "reset")) == "carry"
+        self._read_inputs()
+        for number, (key, value) in enumerate(self._section("params", PARAMS_MAX)):
+            self._read_param(key, value, number)
+        for key, value in self._section("windows", WINDOWS_MAX):
+            self._read_window(key, value)
+        waiting = dict(self._section("tables", TABLES_MAX))
+        self._read_tables(waiting)
+        for key, value in self._section("let", LETS_MAX):
+            self._read_let(key, value)
+            self._read_tables(waiting)
+        for key in waiting:
+            sheet.problem(("tables", key), "no number of this name or `of` is here")
+        rules = self._read_rules()
+        self._check_examples(document.get("examples", []))
+        cost, state_bytes = self._cost(rules), self._state_bytes(rules)
+        self._check_limits(cost, state_bytes)
+        sheet.check()
         return Contract(
-            name, version, digest, subject, tuple(inputs.values()), tuple(rules), cost
+            name=name,
+            version=version,
+            hash=hashlib.sha256(sheet.text.encode()).digest(),
+            subject=subject,
+            inputs=tuple(self._inputs),
+            rules=tuple(rules),
+            cost=cost,
+            title=title,
+            params=tuple(self._params),
+            windows=tuple(self._windows),
+            tables=tuple(self._tables),
+            lets=tuple(self._lets),
+            silents=self._silents(rules),
+            state_bytes=state_bytes,
+            carry=carry,
+            schema=self._schema(rules),
         )
 
-    def _document(self) -> dict[str, object]:
-        # surrogates cannot be encoded: such a text came from no UTF-8 file
-        size = len(self._text.encode(errors="replace"))
-        if size > FILE_SIZE_MAX:
-            raise ConfigurationError(
-                [f"{self._name}:1: file: {size} bytes, over {FILE_SIZE_MAX}"]
-            )
-        try:
-            self._text.encode()
-            return tomllib.loads(self._text, parse_float=_Float)
-        except RecursionError:
-            reason, line = "nested too deeply", 1
-        except ValueError as error:  # TOMLDecodeError, or an integer too long to read
-            reason, line = self._toml_reason(str(error))
-        raise ConfigurationError([f"{self._name}:{line}: TOML: {reason}"]) from None
+    def _section(self, name: str, most: int) -> list[tuple[str, object]]:
+        """The items of an optional table of at most so many."""
+        value = self._sheet.document.get(name)
+        if value is None:
+            return []
+        table = self._sheet.table(value, (name,)) or {}
+        if len(table) > most:
+            self._sheet.problem((name,), f"at most {most}, not {len(table)}")
+            return []
+        return list(table.items())
 
-    def _toml_reason(self, text: str) -> tuple[str, int]:
-        match = _TOML_PLACE.search(text)
-        if match is None:
-            return text, 1
-        end = self._text.count("\n") + 1
-        return text[: match.start()], int(match[1]) if match[1] else end
+    def _define(self, name: str, symbol: Symbol, field: Field) -> None:
+        if name in self._symbols:
+            self._sheet.problem(field, f"the name {name!r} is already taken")
+        self._symbols[name] = symbol
 
-    def _problem(self, field: tuple[str, ...], reason: str) -> None:
-        line, place = 1, field
-        while place:  # a key that is missing: where the nearest table above it is
-            if place in self._lines:
-                line = self._lines[place]
-                break
-            place = place[:-1]
-        self._problems.append(f"{self._name}:{line}: {'.'.join(field)}: {reason}")
+    def _plain_name(self, name: str, field: Field) -> bool:
+        good = _INPUT_NAME.fullmatch(name) and len(name) <= NAME_LENGTH_MAX
+        if not good or name in WORDS:
+            self._sheet.problem(field, "a name here has a-z 0-9 _ and begins with a-z")
+        return bool(good)
 
-    def _only(
-        self, table: Mapping[str, object], field: tuple[str, ...], names: str
-    ) -> None:
-        for key in table:
-            if key not in names.split():
-                known = names.replace(" ", ", ")
-                self._problem((*field, key), f"unknown; the keys here are {known}")
-
-    def _table(
-        self, value: object, field: tuple[str, ...]
-    ) -> Mapping[str, object] | None:
-        if isinstance(value, dict):
-            return value
-        self._problem(field, "missing" if value is None else "must be a table")
-        return None
-
-    def _string(self, value: object, field: tuple[str, ...]) -> str | None:
-        if isinstance(value, _Float) or not isinstance(value, str):
-            self._problem(field, _not_a("string", value))
-            return None
-        return value
-
-    def _integer(
-        self, value: object, field: tuple[str, ...], low: int, high: int
-    ) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            self._problem(field, _not_a("whole number", value))
-        elif not low <= value <= high:
-            self._problem(field, f"must be {low} to {high}")
-        else:
-            return value
-        return low
-
-    def _choice(
-        self, value: object, field: tuple[str, ...], choices: tuple[str, ...]
-    ) -> str:
-        text = self._string(value, field)
-        if text is not None and text not in choices:
-            self._problem(field, f"must be {' or '.join(choices)}")
-        return text or ""
-
-    def _name_of(self, value: object, field: tuple[str, ...]) -> str:
-        text = self._string(value, field)
-        if text is not None:
-            self._check_name(text, field)
-        return text or ""
-
-    def _check_name(self, text: str, field: tuple[str, ...]) -> None:
-        if len(text) > NAME_LENGTH_MAX or not _NAME.fullmatch(text):
-            self._problem(
-                field,
-                f"a name has 1 to {NAME_LENGTH_MAX} of the characters A-Z a-z 0-9 . _ -"
-                " and begins with a letter or digit",
-            )
-
-    def _duration(
-        self, value: object, field: tuple[str, ...], low_ms: int, default_ms: int = 0
-    ) -> int:
-        if value is None and low_ms == 0:
-            return default_ms
-        text = self._string(value, field)
+    def _decimal(self, value: object, field: Field, scale: int) -> int | None:
+        """A whole number or a decimal in quotes, in fixed point."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        text = self._sheet.string(value, field)
         if text is None:
-            return low_ms
-        match = _DURATION.fullmatch(text)
-        if match is None:
-            self._problem(field, f'{text!r} is not a time like "15s", "10m" or "4h"')
-            return low_ms
-        duration_ms = int(match[1]) * _MS[match[2]]
-        if not low_ms <= duration_ms <= DURATION_MAX_MS:
-            self._problem(field, f"{text} is not between {low_ms} ms and 30 days")
-        return duration_ms
+            return None
+        try:
+            return literal(text, scale)
+        except ValueError as error:
+            self._sheet.problem(field, str(error))
+            return None
 
-    def _inputs(self, value: object) -> dict[str, Input]:
-        table = self._table(value, ("inputs",))
+    def _scale(self, value: object, field: Field) -> int:
+        scale = self._sheet.integer(value, field, 1, SCALES[-1])
+        if scale not in SCALES:
+            self._sheet.problem(field, "must be 1, 10, 100 or 1000")
+        return scale
+
+    # ---- Inputs ----
+
+    def _read_inputs(self) -> None:
+        table = self._sheet.table(self._sheet.document.get("inputs"), ("inputs",))
         if table is None:
-            return {}
+            return
         if not 1 <= len(table) <= INPUTS_MAX:
-            self._problem(("inputs",), f"1 to {INPUTS_MAX} inputs, not {len(table)}")
-        found = {name: self._input(name, item) for name, item in table.items()}
-        return {name: item for name, item in found.items() if item is not None}
+            self._sheet.problem(
+                ("inputs",), f"1 to {INPUTS_MAX} inputs, not {len(table)}"
+            )
+        for name, value in table.items():
+            item = self._input(name, value)
+            if item is not None:
+                symbol = _input_symbol(len(self._inputs), item)
+                self._define(name, symbol, ("inputs", name))
+                self._inputs.append(item)
 
     def _input(self, name: str, value: object) -> Input | None:
         """The input, or None when it is too wrong to compile expressions with."""
-        field = ("inputs", name)
+        sheet, field = self._sheet, ("inputs", name)
         if (
             not _INPUT_NAME.fullmatch(name)
-            or name in _INPUT_WORDS
+            or name in WORDS
             or len(name) > NAME_LENGTH_MAX
         ):
-            self._problem(field, "an input's name has a-z 0-9 _ and begins with a-z")
-        table = self._table(value, field)
+            sheet.problem(field, "an input's name has a-z 0-9 _ and begins with a-z")
+        table = sheet.table(value, field)
         if table is None:
             return None
-        self._only(table, field, "metric unit scale fresh")
-        metric = self._string(table.get("metric", name), (*field, "metric"))
-        scale = self._integer(table.get("scale", 1), (*field, "scale"), 1, SCALES[-1])
-        if scale not in SCALES:
-            self._problem((*field, "scale"), "must be 1, 10, 100 or 1000")
-        fresh_ms = self._duration(table.get("fresh"), (*field, "fresh"), 1)
-        unit = self._string(table.get("unit"), (*field, "unit"))
+        sheet.only(table, field, "metric unit scale fresh code")
+        metric = sheet.string(table.get("metric", name), (*field, "metric"))
+        scale = self._scale(table.get("scale", 1), (*field, "scale"))
+        fresh_ms = sheet.duration(table.get("fresh"), (*field, "fresh"), 1)
+        unit = sheet.string(table.get("unit"), (*field, "unit"))
         if metric is None:
             return None
-        if metric not in BY_NAME or BY_NAME[metric].letters:
-            self._problem((*field, "metric"), f"no number is named {metric!r}")
+        known = BY_NAME.get(metric)
+        if known is None:
+            sheet.problem((*field, "metric"), f"no metric is named {metric!r}")
             return None
-        if unit is not None and unit != BY_NAME[metric].unit:
-            self._problem(
-                (*field, "unit"),
-                f"{metric} is in {BY_NAME[metric].unit!r}, not {unit!r}",
-            )
-        return Input(name, metric, BY_NAME[metric].unit, scale, fresh_ms)
+        wanted = LETTER_UNIT if known.letters else known.unit
+        if unit is not None and unit != wanted:
+            sheet.problem((*field, "unit"), f"{metric} is in {wanted!r}, not {unit!r}")
+        if known.letters and scale != 1:
+            sheet.problem((*field, "scale"), "a letter has scale 1")
+        if "code" in table:
+            code = sheet.string(table["code"], (*field, "code"))
+            right = "none" if known.mdc is None else str(known.mdc)
+            if code is not None and code != right:
+                sheet.problem((*field, "code"), f"the MDC code of {metric} is {right}")
+        letters = LETTERS if known.letters else ""
+        return Input(name, metric, wanted, scale, fresh_ms, letters)
 
-    def _rules(self, value: object, inputs: dict[str, Input]) -> list[Rule]:
-        table = self._table(value, ("rules",))
+    # ---- Params ----
+
+    def _read_param(self, name: str, value: object, number: int) -> None:
+        sheet, field = self._sheet, ("params", name)
+        self._plain_name(name, field)
+        table = sheet.table(value, field)
+        if table is None:
+            return
+        sheet.only(table, field, "unit scale min max choices default set_by expires")
+        scale = self._scale(table.get("scale", 1), (*field, "scale"))
+        unit = sheet.string(table.get("unit", "1"), (*field, "unit")) or "1"
+        choices: tuple[int, ...] = ()
+        if "choices" in table:
+            choices = self._choices(table, field)
+            low, high = min(choices, default=0), max(choices, default=0)
+        else:
+            low = self._decimal(table.get("min"), (*field, "min"), scale) or 0
+            high = self._decimal(table.get("max"), (*field, "max"), scale) or 0
+            if low > high:
+                sheet.problem((*field, "max"), "is below min")
+        default = None
+        if "default" in table:
+            default = self._decimal(table["default"], (*field, "default"), scale)
+            allowed = default in choices if choices else low <= (default or 0) <= high
+            if default is not None and not allowed:
+                sheet.problem((*field, "default"), "is not a value that may be set")
+        set_by = self._role(table.get("set_by"), (*field, "set_by"))
+        expires_ms = sheet.duration(table.get("expires"), (*field, "expires"), 0)
+        param = Param(
+            name, unit, scale, low, high, choices, default, set_by, expires_ms
+        )
+        tree = ("param", number)
+        symbol = Symbol(tree, frozenset(), unit, scale, low, high)
+        self._define(name, symbol, field)
+        self._params.append(param)
+
+    def _choices(self, table: Mapping[str, object], field: Field) -> tuple[int, ...]:
+        sheet = self._sheet
+        for key in ("min", "max", "scale", "unit"):
+            if key in table:
+                sheet.problem((*field, key), "does not go with choices")
+        place = (*field, "choices")
+        listed = sheet.array(table["choices"], place, 2, CHOICES_MAX)
+        return tuple(sheet.integer(one, place, 0, VALUE_MAX) for one in listed)
+
+    def _role(self, value: object, field: Field) -> str:
+        text = self._sheet.string(value, field)
+        if text is not None and not _ROLE.fullmatch(text):
+            self._sheet.problem(field, 'must be "role:" and a name of a-z 0-9 -')
+        return text or ""
+
+    # ---- Windows, tables, lets ----
+
+    def _read_window(self, name: str, value: object) -> None:
+        sheet, field = self._sheet, ("windows", name)
+        self._plain_name(name, field)
+        table = sheet.table(value, field)
+        if table is None:
+            return
+        sheet.only(table, field, "of span bucket keep filled")
+        bucket_ms = sheet.duration(table.get("bucket"), (*field, "bucket"), 1)
+        span_ms = sheet.duration(table.get("span"), (*field, "span"), 1)
+        count, rest = divmod(span_ms, bucket_ms)
+        if rest or not 1 <= count <= BUCKETS_MAX:
+            sheet.problem((*field, "span"), f"must be 1 to {BUCKETS_MAX} buckets")
+            count = 1
+        place = (*field, "keep")
+        listed = sheet.array(table.get("keep"), place, 1, len(FIELDS))
+        kept = {sheet.choice(one, place, FIELDS) for one in listed}
+        filled = 0
+        if "filled" in table:
+            filled = sheet.integer(table["filled"], (*field, "filled"), 1, count)
+        of = sheet.string(table.get("of"), (*field, "of"))
+        index = self._index_of(of)
+        if index is None or self._inputs[index].letters:
+            if of is not None:
+                sheet.problem((*field, "of"), f"no number among the inputs is {of!r}")
+            return
+        item = self._inputs[index]
+        if "mkt" in kept and (item.unit, item.scale) != ("Cel", 10):
+            sheet.problem(place, "mkt is of a temperature in Cel with scale 10")
+        window = Window(name, index, bucket_ms, count, frozenset(kept), filled)
+        source = self._symbols[item.name]
+        for one in sorted({*kept, "count", "filled"} & {*FIELDS, "filled"}):
+            tree = ("window", len(self._windows), one)
+            symbol = field_symbol(window, one, source, tree)
+            self._define(f"{name}.{one}", symbol, field)
+        self._windows.append(window)
+
+    def _index_of(self, name: str | None) -> int | None:
+        return next((i for i, one in enumerate(self._inputs) if one.name == name), None)
+
+    def _read_tables(self, waiting: dict[str, object]) -> None:
+        """Those of the tables whose number is defined by now."""
+        for name in list(waiting):
+            value = waiting[name]
+            of, rows = name, value
+            if isinstance(value, dict):
+                self._sheet.only(value, ("tables", name), "of rows")
+                given = self._sheet.string(value.get("of"), ("tables", name, "of"))
+                of, rows = given or "", value.get("rows")
+            symbol = self._symbols.get(of)
+            if symbol is None or symbol.truth or symbol.letters:
+                continue
+            del waiting[name]
+            self._read_table(name, rows, symbol)
+
+    def _read_table(self, name: str, value: object, symbol: Symbol) -> None:
+        sheet, field = self._sheet, ("tables", name)
+        self._plain_name(name, field)
+        bounds: list[int] = []
+        points: list[int] = []
+        listed = sheet.array(value, field, 2, ROWS_MAX)
+        for number, row in enumerate(listed, start=1):
+            if not isinstance(row, list) or len(row) != 2:
+                sheet.problem(field, f"row {number} is not [bound, points]")
+                return
+            points.append(sheet.integer(row[1], field, -POINTS_MAX, POINTS_MAX))
+            if number == len(listed):
+                if row[0] != "*":
+                    sheet.problem(field, 'the last row begins with "*"')
+                continue
+            bound = self._decimal(row[0], field, symbol.scale)
+            if bound is None:
+                return
+            if bounds and bound <= bounds[-1]:
+                sheet.problem(field, f"row {number} is not above the one before")
+            bounds.append(bound)
+        if not points:
+            return
+        tree = ("table", len(self._tables))
+        low, high = min(points), max(points)
+        made = Symbol(tree, symbol.inputs, low=low, high=high)
+        self._define(f"{name}.pts", made, field)
+        self._tables.append(Table(name, symbol.tree, tuple(bounds), tuple(points)))
+
+    def _read_let(self, name: str, value: object) -> None:
+        field = ("let", name)
+        self._plain_name(name, field)
+        compiled = self._compiled(value, field)
+        if compiled is None:
+            return
+        tree = ("let", len(self._lets))
+        symbol = Symbol(
+            tree,
+            compiled.program.inputs,
+            compiled.unit,
+            compiled.scale,
+            compiled.low,
+            compiled.high,
+            truth=compiled.truth,
+        )
+        self._define(name, symbol, field)
+        self._lets.append(Let(name, compiled.program, compiled.truth))
+
+    def _compiled(self, value: object, field: Field) -> Compiled | None:
+        source = self._sheet.string(value, field)
+        if source is None:
+            return None
+        try:
+            return compile_expression(source, self._symbols)
+        except ExpressionError as error:
+            self._sheet.problem(field, str(error))
+            return None
+
+    def _condition(self, value: object, field: Field) -> Program | None:
+        compiled = self._compiled(value, field)
+        if compiled is not None and not compiled.truth:
+            self._sheet.problem(field, "a number, where a comparison is needed")
+            return None
+        return compiled.program if compiled else None
+
+    # ---- Rules ----
+
+    def _read_rules(self) -> list[Rule]:
+        table = self._sheet.table(self._sheet.document.get("rules"), ("rules",))
         if table is None:
             return []
         if not 1 <= len(table) <= RULES_MAX:
-            self._problem(("rules",), f"1 to {RULES_MAX} rules, not {len(table)}")
-        operands = {
-            item.name: _operand(index, item)
-            for index, item in enumerate(inputs.values())
-        }
-        fresh = [item.fresh_ms for item in inputs.values()]
+            self._sheet.problem(("rules",), f"1 to {RULES_MAX} rules, not {len(table)}")
         rules: list[Rule] = []
         taken = set(table) | RESERVED_RULES
         for name, item in table.items():
-            rule = self._rule(name, item, operands, fresh)
+            rule = self._rule(name, item, [one.name for one in rules])
             if rule is None:
                 continue
             if rule.on_unknown is not None:
                 if rule.on_unknown in taken:
-                    self._problem(
+                    self._sheet.problem(
                         ("rules", name, "on_unknown"),
                         f"the name {rule.on_unknown!r} is already taken",
                     )
@@ -344,119 +478,233 @@ class _Loader:
             rules.append(rule)
         return rules
 
-    def _rule(
-        self, name: str, value: object, operands: dict[str, Operand], fresh: list[int]
-    ) -> Rule | None:
-        field = ("rules", name)
-        self._check_name(name, field)
+    def _rule(self, name: str, value: object, above: list[str]) -> Rule | None:
+        sheet, field = self._sheet, ("rules", name)
+        sheet.check_name(name, field)
         if name in RESERVED_RULES:
-            self._problem(field, "this name is the gateway's own")
-        table = self._table(value, field)
+            sheet.problem(field, "this name is the gateway's own")
+        table = sheet.table(value, field)
         if table is None:
             return None
-        self._only(table, field, "priority when for rearm on_unknown")
-        priority = self._choice(table.get("priority"), (*field, "priority"), PRIORITIES)
-        for_ms = self._duration(table.get("for"), (*field, "for"), 0)
+        sheet.only(table, field, _RULE)
+        priority = sheet.choice(table.get("priority"), (*field, "priority"), PRIORITIES)
+        for_ms = sheet.duration(table.get("for"), (*field, "for"), 0)
+        delay_ms = sheet.duration(table.get("delay"), (*field, "delay"), 0)
         label = self._label(table.get("on_unknown"), (*field, "on_unknown"))
-        rearm: Program | None = None
+        rearm = None
         if "rearm" in table:
-            rearm = self._program(table["rearm"], (*field, "rearm"), operands)
-        when = self._program(table.get("when"), (*field, "when"), operands)
+            rearm = self._condition(table["rearm"], (*field, "rearm"))
+        when = self._condition(table.get("when"), (*field, "when"))
         if when is None:
             return None
         used = when.inputs | (rearm.inputs if rearm else frozenset())
-        fresh_ms = max(fresh[index] for index in when.inputs)
+        fresh = [self._inputs[index].fresh_ms for index in when.inputs]
+        retrospective = sheet.switch(
+            table.get("retrospective"), (*field, "retrospective")
+        )
+        if retrospective and not self._looks_at_one_reading(when):
+            sheet.problem((*field, "retrospective"), "`when` uses a window or silent()")
         return Rule(
-            name, priority, when, for_ms, rearm, label, tuple(sorted(used)), fresh_ms
+            name=name,
+            priority=priority,
+            when=when,
+            for_ms=for_ms,
+            rearm=rearm,
+            on_unknown=label,
+            inputs=tuple(sorted(used)),
+            fresh_ms=max(fresh, default=0),
+            delay_ms=delay_ms,
+            latch=sheet.switch(table.get("latch"), (*field, "latch")),
+            max_rate=self._max_rate(table.get("max_rate"), (*field, "max_rate")),
+            escalate=self._escalation(table.get("escalate"), (*field, "escalate")),
+            inhibited_by=self._inhibitors(table, field, above),
+            show=self._shown(table.get("show", []), (*field, "show")),
+            retrospective=retrospective,
         )
 
-    def _label(self, value: object, field: tuple[str, ...]) -> str | None:
+    def _looks_at_one_reading(self, program: Program) -> bool:
+        waiting, seen = [program.tree], set()
+        while waiting:
+            tree = waiting.pop()
+            if tree[0] in ("window", "silent"):
+                return False
+            if tree[0] in ("let", "table") and tree not in seen:
+                seen.add(tree)
+                index = tree[1]
+                waiting.append(
+                    self._lets[index].program.tree
+                    if tree[0] == "let"
+                    else self._tables[index].of
+                )
+                continue
+            waiting += _parts_of(tree)
+        return True
+
+    def _label(self, value: object, field: Field) -> str | None:
         if value is None:
             return None
-        text = self._string(value, field)
+        text = self._sheet.string(value, field)
         if text is None:
             return None
         kind, colon, label = text.partition(":")
         if kind != "technical" or not colon:
-            self._problem(field, 'must be "technical:" and a name')
+            self._sheet.problem(field, 'must be "technical:" and a name')
             return None
-        self._check_name(label, field)
+        self._sheet.check_name(label, field)
         return label
 
-    def _program(
-        self, value: object, field: tuple[str, ...], operands: dict[str, Operand]
-    ) -> Program | None:
-        source = self._string(value, field)
-        if source is None:
+    def _max_rate(self, value: object, field: Field) -> tuple[int, int] | None:
+        if value is None:
             return None
-        try:
-            return compile_expression(source, operands)
-        except ExpressionError as error:
-            self._problem(field, str(error))
+        text = self._sheet.string(value, field)
+        match = _RATE.fullmatch(text) if text is not None else None
+        span_ms = duration_of(match[2]) if match else None
+        if match is None or not span_ms or int(match[1]) > STARTS_MAX:
+            if text is not None:
+                self._sheet.problem(
+                    field, f'must be 1 to {STARTS_MAX} starts in a time, like "1/60s"'
+                )
             return None
+        return int(match[1]), span_ms
+
+    def _escalation(self, value: object, field: Field) -> tuple[Step, ...]:
+        if value is None:
+            return ()
+        sheet, steps = self._sheet, list[Step]()
+        for item in sheet.array(value, field, 1, STEPS_MAX):
+            table = sheet.table(item, field)
+            if table is None:
+                return ()
+            sheet.only(table, field, "after to unless")
+            if table.get("unless", "ack") != "ack":
+                sheet.problem(field, 'unless must be "ack"')
+            after_ms = sheet.duration(table.get("after"), field, 1)
+            if steps and after_ms <= steps[-1].after_ms:
+                sheet.problem(field, "the steps do not come one after another")
+            steps.append(Step(after_ms, self._role(table.get("to"), field)))
+        return tuple(steps)
+
+    def _inhibitors(
+        self, table: Mapping[str, object], field: Field, above: list[str]
+    ) -> tuple[int, ...]:
+        if "inhibited_by" not in table:
+            return ()
+        place = (*field, "inhibited_by")
+        found = []
+        for one in self._sheet.array(table["inhibited_by"], place, 1, RULES_MAX):
+            name = self._sheet.string(one, place)
+            if name is not None and name not in above:
+                self._sheet.problem(place, f"no rule {name!r} stands above")
+            elif name is not None:
+                found.append(above.index(name))
+        return tuple(sorted(set(found)))
+
+    def _shown(self, value: object, field: Field) -> tuple[Shown, ...]:
+        found = []
+        for one in self._sheet.array(value, field, 0, SHOWN_MAX):
+            name = self._sheet.string(one, field)
+            symbol = self._symbols.get(name or "")
+            if name is not None and symbol is None:
+                self._sheet.problem(field, f"nothing is named {name!r}")
+            elif symbol is not None and name is not None:
+                found.append(Shown(name, symbol.tree, symbol.truth))
+        return tuple(found)
+
+    # ---- The whole ----
+
+    def _check_examples(self, value: object) -> None:
+        """Only that there are some; what they say is read by examples.py."""
+        self._sheet.array(value, ("examples",), 0, EXAMPLES_MAX)
+
+    def _cost(self, rules: list[Rule]) -> int:
+        """Steps of one evaluation: `when` twice (also as of the last samples)."""
+        lets = sum(one.program.cost for one in self._lets)
+        windows = sum(one.count for one in self._windows)
+        tables = sum(len(one.points) for one in self._tables)
+        fixed = 1 + len(self._inputs) + windows + 2 * (lets + tables)
+        return fixed + sum(
+            2 * one.when.cost + (one.rearm.cost if one.rearm else 0) for one in rules
+        )
+
+    def _state_bytes(self, rules: list[Rule]) -> int:
+        return (
+            _SUBJECT_BYTES
+            + _INPUT_BYTES * len(self._inputs)
+            + _PARAM_BYTES * len(self._params)
+            + sum(_BUCKET_BYTES * (one.count + 1) for one in self._windows)
+            + _RULE_BYTES * len(rules)
+        )
+
+    def _check_limits(self, cost: int, state_bytes: int) -> None:
+        sheet = self._sheet
+        table = sheet.document.get("limits", {})
+        limits = sheet.table(table, ("limits",)) or {}
+        sheet.only(limits, ("limits",), "gas_per_record state_bytes")
+        for key, computed, most, where, what in (
+            ("gas_per_record", cost, COST_MAX, "rules", "steps a reading"),
+            ("state_bytes", state_bytes, STATE_BYTES_MAX, "windows", "bytes a subject"),
+        ):
+            if computed > most:
+                sheet.problem((where,), f"costs {computed} {what}, over {most}")
+            if key in limits:
+                own = sheet.integer(limits[key], ("limits", key), 1, most)
+                if computed > own:
+                    sheet.problem(("limits", key), f"{computed} {what}, over {own}")
+
+    def _silents(self, rules: list[Rule]) -> frozenset[int]:
+        waiting = [one.program.tree for one in self._lets]
+        for rule in rules:
+            waiting.append(rule.when.tree)
+            if rule.rearm is not None:
+                waiting.append(rule.rearm.tree)
+        found = set()
+        while waiting:
+            tree = waiting.pop()
+            if tree[0] == "silent":
+                found.add(tree[1])
+            waiting += _parts_of(tree)
+        return frozenset(found)
+
+    def _schema(self, rules: list[Rule]) -> bytes:
+        """What has to be equal for a later version to take the state over."""
+        inputs = [[i.name, i.metric, i.scale, i.fresh_ms] for i in self._inputs]
+        params = [[p.name, p.scale, p.low, p.high] for p in self._params]
+        windows = [
+            [w.name, w.input, w.bucket_ms, w.count, sorted(w.keep)]
+            for w in self._windows
+        ]
+        names = [[one.name, one.latch, one.on_unknown or ""] for one in rules]
+        return hashlib.sha256(cbor.encode([inputs, params, windows, names])).digest()
 
 
-def _not_a(kind: str, value: object) -> str:
-    if value is None:
-        return "missing"
-    if isinstance(value, _Float):
-        return f"must be a {kind}; {value} is a float, and decimals are strings here"
-    return f"must be a {kind}"
+def _parts_of(tree: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """The nodes right below this one."""
+    found: list[tuple[object, ...]] = []
+    for part in tree[1:]:
+        if not isinstance(part, tuple):
+            continue
+        if part and isinstance(part[0], str):
+            found.append(part)
+        elif tree[0] == "sum":
+            found += [one for _, one in part]
+        else:
+            found += part
+    return found
 
 
-def _operand(index: int, item: Input) -> Operand:
+def _input_symbol(index: int, item: Input) -> Symbol:
     metric = BY_NAME[item.metric]
-    return Operand(
-        index,
+    low, high = 0, len(item.letters) - 1
+    if not item.letters:
+        low, high = (fixed_point(one, item.scale) for one in (metric.low, metric.high))
+    return Symbol(
+        ("input", index),
+        frozenset({index}),
         item.unit,
         item.scale,
-        fixed_point(metric.low, item.scale),
-        fixed_point(metric.high, item.scale),
+        low,
+        high,
+        switch=metric.switch,
+        letters=item.letters,
+        input=index,
     )
-
-
-def _cost(rule: Rule) -> int:
-    """Steps of one evaluation: `when` twice (also as of the last samples), `rearm`."""
-    return 2 * rule.when.cost + (rule.rearm.cost if rule.rearm else 0)
-
-
-_KEY = r"""(?:[A-Za-z0-9_-]+|"[^"\\]*"|'[^']*')"""
-_KEYS = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
-_HEADER_LINE = re.compile(rf"[ \t]*\[\[?[ \t]*({_KEYS})[ \t]*\]")
-_KEY_LINE = re.compile(rf"[ \t]*({_KEYS})[ \t]*=(.*)")
-_TRIPLE_QUOTES = ('"""', "'''")
-
-
-def key_lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line, from 1, of every key and table of a TOML text that tomllib accepts.
-
-    For messages only: it knows tables, dotted keys and multi-line strings; a key that
-    it does not find is reported at the table it stands in.
-    """
-    lines: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    inside: str | None = None  # the quotes of the multi-line string that we are in
-    for number, line in enumerate(text.split("\n"), start=1):
-        if inside is not None:
-            inside = None if inside in line else inside
-            continue
-        header = _HEADER_LINE.match(line)
-        if header is not None:
-            table = _parts(header[1])
-            _note(lines, table, number)
-            continue
-        pair = _KEY_LINE.match(line)
-        if pair is None:
-            continue
-        _note(lines, table + _parts(pair[1]), number)
-        inside = next((q for q in _TRIPLE_QUOTES if pair[2].count(q) == 1), None)
-    return lines
-
-
-def _note(lines: dict[tuple[str, ...], int], path: tuple[str, ...], line: int) -> None:
-    for length in range(1, len(path) + 1):
-        lines.setdefault(path[:length], line)
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip("\"'") for part in re.findall(_KEY, dotted))

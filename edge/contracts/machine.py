@@ -11,77 +11,71 @@ An input of a subject is, at time t,
     known     its newest sample, until `fresh` has passed since it came (t - at > fresh)
     UNKNOWN   never sent, older than that, or called unknown by the device it came from
 
-and a rule is, by the value of its `when`,
-
-              TRUE, for "for" without a break
-    idle ───► pending ─────────────────────► active ───► idle
-                │  ▲                fires "start"   fires "end"
-                └──┘ FALSE, or a gap over `fresh`    when `rearm` is TRUE, `when` is not
-
-UNKNOWN neither starts nor ends anything. A pending rule outlives an UNKNOWN only while
-the last usable samples, none older than its `fresh`, still make it TRUE; to fire, it
-must be TRUE itself at that moment.
+What a rule makes of it is in rules.py. reference.py is the same once more, written for
+reading and not for speed; the tests hold the two together.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 
 from edge.contracts import state
-from edge.contracts.expression import Evaluate, evaluator, fixed_point
-from edge.contracts.language import Contract, Rule
-from edge.contracts.state import ACTIVE, IDLE, NEVER, PENDING, RuleState, Subject
+from edge.contracts.actions import ACKNOWLEDGE, PAUSE, RELEASE, SET, Action
+from edge.contracts.expression import literal
+from edge.contracts.program import Contract, Param
+from edge.contracts.running import (
+    SUBJECTS_MAX,
+    Alarm,
+    Known,
+    Running,
+    Value,
+    number_of,
+    share,
+    started,
+)
+from edge.contracts.state import ACTIVE, IDLE, INHIBITED, LATCHED, NEVER, Subject
 from edge.model import Firing
 
-SUBJECTS_MAX = 1_024  # of one contract
+__all__ = ["SUBJECTS_MAX", "Machine"]
+
 PLANS_MAX = 256  # remembered combinations of metrics in one reading
 TIMERS_SLACK = 256  # timers, beside two for each subject, before they are rebuilt
-FAULT, SUBJECTS = "fault", "subjects"  # rules of the machine's own firings
 
-
-@dataclass(frozen=True, slots=True)
-class _RunningRule:
-    rule: Rule
-    when: Evaluate
-    rearm: Evaluate | None
-
-
-@dataclass(slots=True)
-class _Running:
-    """A contract at work; `refused` is the subject that found no room."""
-
-    contract: Contract
-    order: int
-    rules: list[_RunningRule]
-    subjects: dict[str, Subject]
-    refused: str | None = None
-
-
-# One contract's share of a reading: (input, metric, scale) of the known, unknown inputs
-_Share = tuple[_Running, list[tuple[int, str, int]], list[int]]
+# One contract's share of a reading: what it makes known, and unknown, and the shortest
+# freshness of those, before which a subject where all is quiet has nothing new due
+_Share = tuple[Running, list[Known], list[int], int]
 
 
 class Machine:
-    """Evaluates contracts over readings; holds the state of every subject."""
+    """Evaluates contracts over readings; holds the state of every subject.
+
+    Contracts are worked through in the order of their names.
+    """
 
     def __init__(self, contracts: Sequence[Contract]) -> None:
         if len({contract.name for contract in contracts}) != len(contracts):
             raise ValueError("two contracts of one name")
-        self._running = [_run(c, order) for order, c in enumerate(contracts)]
+        self._running = {one.name: Running(one) for one in contracts}
+        self._running = dict(sorted(self._running.items()))
         self._now_ms = 0
-        self._timers: list[tuple[int, int, str]] = []  # heap: deadline, order, subject
+        self._timers: list[tuple[int, str, str]] = []  # heap: deadline, name, subject
         self._timers_max = TIMERS_SLACK
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Share]] = {}
+
+    @property
+    def contracts(self) -> list[Contract]:
+        """Those at work, in their order."""
+        return [one.contract for one in self._running.values()]
+
+    # ---- Readings ----
 
     def observe(
         self,
         received_ms: int,
         device: str,
         patient: str | None,
-        values: Mapping[str, Decimal],
+        values: Mapping[str, Value],
         unknown: Collection[str] = (),
     ) -> list[Firing]:
         """What fires when a device's reading arrives, after what fell due before it.
@@ -89,36 +83,69 @@ class Machine:
         `values` are the reading's known metrics; `unknown` names those that it sent but
         that nobody may rely on (implausible, or no contact): they become UNKNOWN at
         once, unless the value at hand is another device's. A reading that comes late
-        (store and forward) is not for the machine, which takes all as measured now.
+        (store and forward) is for `late`: this takes all as measured now.
         """
         firings = self.advance(received_ms)
         scaled: dict[tuple[str, int], int] = {}
-        for running, known, lost in self._plan(values, unknown):
-            key = _subject_key(running.contract, device, patient)
+        for running, known, lost, fresh_ms in self._plan(values, unknown):
+            key = running.key(device, patient)
             if key is None:
                 continue
-            subject = running.subjects.get(key)
+            subject = running.admit(key, received_ms, firings)
             if subject is None:
-                subject = _admit(running, key, received_ms, firings)
-                if subject is None:
-                    continue
+                continue
             try:
-                for index, metric, scale in known:
+                for index, metric, scale, letters in known:
                     value = scaled.get((metric, scale))
                     if value is None:
-                        value = fixed_point(values[metric], scale)
+                        value = number_of(values[metric], scale, letters)
                         scaled[metric, scale] = value
-                    self._take(running, subject, index, value, received_ms, device)
-            except ArithmeticError as error:
-                _fault(running, subject, received_ms, str(error), firings)
+                    running.take(subject, index, value, received_ms, device)
+            except (ArithmeticError, ValueError) as error:
+                running.fault(subject, received_ms, str(error), firings)
                 continue
             for index in lost:
-                if subject.devices[index] == device:
-                    subject.values[index] = None
-            self._evaluate(running, subject, received_ms, firings)
-            if not known and subject.is_new():
+                running.lose(subject, index, received_ms, device)
+            busy = running.evaluate(subject, received_ms, firings)
+            if not known and running.is_new(subject):
                 del running.subjects[key]
+            elif busy or subject.queued_ms > received_ms + fresh_ms or running.windowed:
+                self._wake(running, subject)
         return firings
+
+    def late(
+        self,
+        received_ms: int,
+        device: str,
+        patient: str | None,
+        values: Mapping[str, Value],
+        device_time_ms: int,
+    ) -> list[Firing]:
+        """The findings of a reading that came late, which changes nothing else."""
+        firings = self.advance(received_ms)
+        detail = f"late: device time {device_time_ms}"
+        for running in self._running.values():
+            key = running.key(device, patient)
+            if key is not None:
+                firings += running.findings(key, received_ms, values, detail)
+        return firings
+
+    def _plan(
+        self, values: Mapping[str, Value], unknown: Collection[str]
+    ) -> list[_Share]:
+        key = (tuple(values), tuple(sorted(unknown)))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = [
+                (one, *share(one, values, unknown)) for one in self._running.values()
+            ]
+            plan = [each for each in plan if each[1] or each[2]]
+            if len(self._plans) >= PLANS_MAX:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+    # ---- Time ----
 
     def advance(self, now_ms: int) -> list[Firing]:
         """What falls due up to and with `now_ms`, by deadline, contract and subject."""
@@ -127,58 +154,164 @@ class Machine:
         firings: list[Firing] = []
         timers = self._timers
         while timers and timers[0][0] <= now_ms:
-            at_ms, order, key = heapq.heappop(timers)
-            running = self._running[order]
-            subject = running.subjects.get(key)
-            if subject is None or subject.queued_ms != at_ms:
+            at_ms, name, key = heapq.heappop(timers)
+            found = self._timer(at_ms, name, key)
+            if found is None:
                 continue  # forgotten, or an earlier timer took its place
+            running, subject = found
             self._now_ms = at_ms
             subject.queued_ms = NEVER
             if subject.due_ms(running.contract, at_ms - 1) == at_ms:
                 subject.expire(running.contract, at_ms)
-                self._evaluate(running, subject, at_ms, firings)
-                if subject.is_new():
+                running.evaluate(subject, at_ms, firings)
+                if running.is_new(subject):
                     del running.subjects[key]
                     continue
-            self._wake(running, subject, subject.due_ms(running.contract, at_ms))
+            self._wake(running, subject)
         self._now_ms = now_ms
         if len(timers) > self._timers_max:
             self._rebuild_timers()
         return firings
 
+    def _timer(self, at_ms: int, name: str, key: str) -> tuple[Running, Subject] | None:
+        """Whose timer this is, where it still counts."""
+        running = self._running.get(name)
+        subject = running.subjects.get(key) if running is not None else None
+        if running is None or subject is None or subject.queued_ms != at_ms:
+            return None
+        return running, subject
+
     def next_deadline_ms(self) -> int | None:
         """When something falls due next if no reading comes; None if nothing does."""
         timers = self._timers
         while timers:
-            at_ms, order, key = timers[0]
-            running = self._running[order]
-            subject = running.subjects.get(key)
-            if subject is not None and subject.queued_ms == at_ms:
-                due_ms = subject.due_ms(running.contract, self._now_ms)
-                if due_ms == at_ms:
+            at_ms, name, key = timers[0]
+            found = self._timer(at_ms, name, key)
+            if found is not None:
+                running, subject = found
+                if subject.due_ms(running.contract, self._now_ms) == at_ms:
                     return at_ms
                 subject.queued_ms = NEVER
-                self._wake(running, subject, due_ms)
+                self._wake(running, subject)
             heapq.heappop(timers)
         return None
+
+    def _wake(self, running: Running, subject: Subject) -> None:
+        """Have a timer for the subject when it is due, or before."""
+        due_ms = subject.due_ms(running.contract, self._now_ms)
+        if due_ms < subject.queued_ms:
+            subject.queued_ms = due_ms
+            entry = (due_ms, running.contract.name, subject.key)
+            heapq.heappush(self._timers, entry)
+
+    def _rebuild_timers(self) -> None:
+        self._timers.clear()
+        for running in self._running.values():
+            for subject in running.subjects.values():
+                subject.queued_ms = subject.due_ms(running.contract, self._now_ms)
+                if subject.queued_ms != NEVER:
+                    entry = (subject.queued_ms, running.contract.name, subject.key)
+                    self._timers.append(entry)
+        heapq.heapify(self._timers)
+        self._timers_max = 2 * len(self._timers) + TIMERS_SLACK
+
+    # ---- People ----
+
+    def act(self, now_ms: int, action: Action) -> list[Firing]:
+        """What a person's action fires; nothing where it does not fit what is there."""
+        firings = self.advance(now_ms)
+        running = self._running.get(action.contract)
+        if running is None:
+            return firings
+        if action.kind == SET:
+            self._set(running, action, now_ms, firings)
+            return firings
+        subject = running.subjects.get(action.subject)
+        if subject is None:
+            return firings
+        for index, rule in enumerate(running.contract.rules):
+            if action.name == rule.name:
+                _act_on(running, subject, index, action, now_ms, firings)
+            elif action.name == rule.on_unknown and action.kind == ACKNOWLEDGE:
+                now = subject.rules[index]
+                if now.lost and not now.lost_acked_by:
+                    now.lost_acked_by = action.actor
+                    firings.append(
+                        running.firing(
+                            *(subject, index, action.name, "acknowledged", now_ms),
+                            actor=action.actor,
+                        )
+                    )
+        running.evaluate(subject, now_ms, firings)
+        self._wake(running, subject)
+        return firings
+
+    def _set(
+        self, running: Running, action: Action, now_ms: int, firings: list[Firing]
+    ) -> None:
+        for index, param in enumerate(running.contract.params):
+            if param.name != action.name or action.role != param.set_by[5:]:
+                continue
+            value = allowed(param, action.value)
+            if value is None:
+                return
+            subject = running.admit(action.subject, now_ms, firings)
+            if subject is None:
+                return
+            subject.params[index], subject.set_ms[index] = value, now_ms
+            running.evaluate(subject, now_ms, firings)
+            self._wake(running, subject)
 
     def release(self, now_ms: int, subject: str) -> list[Firing]:
         """Forget a subject (`patient:<id>` or `device:<name>`), as on its discharge.
 
-        Ends what is active for it. Without this a subject of rules with `on_unknown` is
-        kept for ever.
+        Ends what is active for it. Without this a subject of rules with `on_unknown`,
+        with silent() or with params that were set is kept for ever.
         """
         firings = self.advance(now_ms)
-        for running in self._running:
+        for running in self._running.values():
             found = running.subjects.pop(subject, None)
-            if found is None:
-                continue
-            for index, rule in enumerate(running.contract.rules):
-                for label in _active(rule, found.rules[index]):
-                    firings.append(_fire(running, found, index, label, "end", now_ms))
-            if found.faulted:
-                firings.append(_own(running, FAULT, "end", subject, now_ms))
+            if found is not None:
+                firings += running.end_all(found, now_ms)
         return firings
+
+    # ---- Contracts come and go ----
+
+    def activate(self, now_ms: int, contract: Contract) -> list[Firing]:
+        """Put a contract to work, in place of one of its name.
+
+        It takes the state over where it says `carry` and the schemas are equal;
+        otherwise everything that the one before has started ends.
+        """
+        firings = self.advance(now_ms)
+        old = self._running.get(contract.name)
+        new = Running(contract)
+        if (
+            old is not None
+            and contract.carry
+            and old.contract.schema == contract.schema
+        ):
+            new.subjects, new.refused = old.subjects, old.refused
+        elif old is not None:
+            firings += _ended(old, now_ms)
+        self._put({**self._running, contract.name: new})
+        return firings
+
+    def suspend(self, now_ms: int, name: str) -> list[Firing]:
+        """Take a contract from work; everything that it has started ends."""
+        firings = self.advance(now_ms)
+        old = self._running.get(name)
+        if old is not None:
+            firings += _ended(old, now_ms)
+            self._put({k: v for k, v in self._running.items() if k != name})
+        return firings
+
+    def _put(self, running: dict[str, Running]) -> None:
+        self._running = dict(sorted(running.items()))
+        self._plans.clear()
+        self._rebuild_timers()
+
+    # ---- What is there ----
 
     def active(self) -> list[Firing]:
         """The start of everything that has not ended, as when it fired.
@@ -187,21 +320,31 @@ class Machine:
         those of now.
         """
         firings: list[Firing] = []
-        for running in self._running:
+        for running in self._running.values():
             for subject in running.subjects.values():
                 for index, rule in enumerate(running.contract.rules):
                     now = subject.rules[index]
-                    for name in _active(rule, now):
+                    for name in started(rule, now):
                         at_ms = now.since_ms if name == rule.name else now.unknown_ms
                         firings.append(
-                            _fire(running, subject, index, name, "start", at_ms)
+                            running.firing(subject, index, name, "start", at_ms)
                         )
         return firings
+
+    def alarms(self) -> list[Alarm]:
+        """Every rule that is not idle, by contract, subject and rule."""
+        return [
+            alarm
+            for running in self._running.values()
+            for alarm in running.alarms(self._now_ms)
+        ]
+
+    # ---- Snapshots ----
 
     def snapshot(self) -> bytes:
         """The whole state (format: state.py), for `restore` into the same contracts."""
         contracts: list[state.Packed] = []
-        for running in self._running:
+        for running in self._running.values():
             subjects = sorted(running.subjects.items())
             packed = [state.pack(subject) for _, subject in subjects]
             contract = running.contract
@@ -217,8 +360,8 @@ class Machine:
         """
         now_ms, states = state.decode(data)
         dropped: list[str] = []
-        found: list[tuple[_Running, str | None, dict[str, Subject]]] = []
-        here = {running.contract.hash: running for running in self._running}
+        found: list[tuple[Running, str | None, dict[str, Subject]]] = []
+        here = {one.contract.hash: one for one in self._running.values()}
         for name, digest, refused, packed in states:
             running = here.get(digest)
             if running is not None:
@@ -229,7 +372,7 @@ class Machine:
                     f"contract {name} ({digest.hex()[:12]}) is not active any more: "
                     f"its state of {len(packed)} subjects is dropped"
                 )
-        for running in self._running:
+        for running in self._running.values():
             running.subjects, running.refused = {}, None
         for running, refused, taken in found:
             running.subjects, running.refused = taken, refused
@@ -237,216 +380,52 @@ class Machine:
         self._rebuild_timers()
         return dropped
 
-    def _take(
-        self,
-        running: _Running,
-        subject: Subject,
-        index: int,
-        value: int,
-        at_ms: int,
-        device: str,
-    ) -> None:
-        if subject.held[index] is None:  # otherwise its timer comes early, and is moved
-            fresh_ms = running.contract.inputs[index].fresh_ms
-            self._wake(running, subject, at_ms + fresh_ms + 1)
-        subject.values[index] = subject.held[index] = value
-        subject.at_ms[index] = at_ms
-        subject.devices[index] = device
 
-    def _plan(
-        self, values: Mapping[str, Decimal], unknown: Collection[str]
-    ) -> list[_Share]:
-        key = (tuple(values), tuple(sorted(unknown)))
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = [_share(running, values, unknown) for running in self._running]
-            plan = [share for share in plan if share[1] or share[2]]
-            if len(self._plans) >= PLANS_MAX:
-                self._plans.clear()
-            self._plans[key] = plan
-        return plan
-
-    def _wake(self, running: _Running, subject: Subject, at_ms: int) -> None:
-        """Have a timer for the subject at `at_ms` or before."""
-        if at_ms >= subject.queued_ms:
-            return
-        subject.queued_ms = at_ms
-        heapq.heappush(self._timers, (at_ms, running.order, subject.key))
-
-    def _rebuild_timers(self) -> None:
-        self._timers.clear()
-        for running in self._running:
-            for subject in running.subjects.values():
-                subject.queued_ms = subject.due_ms(running.contract, self._now_ms)
-                if subject.queued_ms != NEVER:
-                    self._timers.append((subject.queued_ms, running.order, subject.key))
-        heapq.heapify(self._timers)
-        self._timers_max = 2 * len(self._timers) + TIMERS_SLACK
-
-    def _evaluate(
-        self, running: _Running, subject: Subject, at_ms: int, firings: list[Firing]
-    ) -> None:
-        try:
-            for index, running_rule in enumerate(running.rules):
-                self._step(running, subject, index, running_rule, at_ms, firings)
-        # a mistake in one contract's evaluation must not silence the other contracts
-        except Exception as error:  # noqa: BLE001
-            detail = f"{type(error).__name__}: {error}"
-            _fault(running, subject, at_ms, detail, firings)
-            return
-        if subject.faulted:
-            subject.faulted = False
-            firings.append(_own(running, FAULT, "end", subject.key, at_ms))
-
-    def _step(
-        self,
-        running: _Running,
-        subject: Subject,
-        index: int,
-        running_rule: _RunningRule,
-        at_ms: int,
-        firings: list[Firing],
-    ) -> None:
-        rule, now = running_rule.rule, subject.rules[index]
-        holds = running_rule.when(subject.values)
-        if now.phase == ACTIVE:
-            rearm = running_rule.rearm
-            ends = holds is False if rearm is None else rearm(subject.values)
-            if ends and not holds:
-                now.phase, now.since_ms = IDLE, -1
-                firings.append(_fire(running, subject, index, rule.name, "end", at_ms))
-        elif holds:
-            if now.phase == IDLE:
-                now.phase, now.since_ms = PENDING, at_ms
-                if rule.for_ms:
-                    self._wake(running, subject, at_ms + rule.for_ms)
-            if at_ms - now.since_ms >= rule.for_ms:
-                now.phase, now.since_ms = ACTIVE, at_ms
-                firings.append(
-                    _fire(running, subject, index, rule.name, "start", at_ms)
-                )
-        elif now.phase == PENDING and (
-            holds is False or not running_rule.when(subject.held)
-        ):
-            now.phase, now.since_ms = IDLE, -1
-        if rule.on_unknown is not None:
-            self._step_unknown(running, subject, index, holds is None, at_ms, firings)
-
-    def _step_unknown(
-        self,
-        running: _Running,
-        subject: Subject,
-        index: int,
-        unknown: bool,
-        at_ms: int,
-        firings: list[Firing],
-    ) -> None:
-        rule, now = running.contract.rules[index], subject.rules[index]
-        label = rule.on_unknown or ""
-        if not unknown:
-            now.known_once, now.unknown_ms = True, -1
-            if now.lost:
-                now.lost = False
-                firings.append(_fire(running, subject, index, label, "end", at_ms))
-        elif now.known_once and not now.lost:
-            if now.unknown_ms < 0:
-                now.unknown_ms = at_ms
-                self._wake(running, subject, at_ms + rule.fresh_ms + 1)
-            elif at_ms - now.unknown_ms > rule.fresh_ms:
-                now.lost, now.unknown_ms = True, at_ms
-                firings.append(_fire(running, subject, index, label, "start", at_ms))
-
-
-def _subject_key(contract: Contract, device: str, patient: str | None) -> str | None:
-    if contract.subject == "device":
-        return f"device:{device}"
-    return None if patient is None else f"patient:{patient}"
-
-
-def _run(contract: Contract, order: int) -> _Running:
-    rules = [
-        _RunningRule(
-            rule,
-            evaluator(rule.when.tree),
-            None if rule.rearm is None else evaluator(rule.rearm.tree),
-        )
-        for rule in contract.rules
-    ]
-    return _Running(contract, order, rules, {})
-
-
-def _share(
-    running: _Running, values: Mapping[str, Decimal], unknown: Collection[str]
-) -> _Share:
-    known: list[tuple[int, str, int]] = []
-    lost: list[int] = []
-    for index, item in enumerate(running.contract.inputs):
-        if item.metric in unknown:
-            lost.append(index)
-        elif item.metric in values:
-            known.append((index, item.metric, item.scale))
-    return running, known, lost
-
-
-def _admit(
-    running: _Running, key: str, at_ms: int, firings: list[Firing]
-) -> Subject | None:
-    """A new subject; None, and a technical firing, when there is no room for it."""
-    if len(running.subjects) >= SUBJECTS_MAX:
-        if running.refused is None:
-            running.refused = key
-            detail = f"not watched: {SUBJECTS_MAX} subjects already"
-            firings.append(_own(running, SUBJECTS, "start", key, at_ms, detail))
+def allowed(param: Param, text: str) -> int | None:
+    """What a param is set to by this text, None where that may not be."""
+    try:
+        value = literal(text, param.scale)
+    except ValueError:
         return None
-    if running.refused is not None:
-        firings.append(_own(running, SUBJECTS, "end", running.refused, at_ms))
-        running.refused = None
-    subject = running.subjects[key] = Subject(key, running.contract)
-    return subject
+    if param.choices:
+        return value if value in param.choices else None
+    return value if param.low <= value <= param.high else None
 
 
-def _fault(
-    running: _Running, subject: Subject, at_ms: int, detail: str, firings: list[Firing]
+def _act_on(
+    running: Running,
+    subject: Subject,
+    index: int,
+    action: Action,
+    now_ms: int,
+    firings: list[Firing],
 ) -> None:
-    """Contain a fault: this subject begins anew here, but what is active stays so."""
-    subject.clear()
-    if not subject.faulted:
-        subject.faulted = True
-        firings.append(_own(running, FAULT, "start", subject.key, at_ms, detail))
+    """An acknowledgement, a pause or a release of the rule's own alarm."""
+    now, phase = subject.rules[index], ""
+    if action.kind == ACKNOWLEDGE:
+        if now.phase in (ACTIVE, LATCHED, INHIBITED) and not now.acked_by:
+            now.acked_by, phase = action.actor, "acknowledged"
+    elif action.kind == PAUSE:
+        if action.until_ms > now_ms:
+            now.paused_ms, phase = action.until_ms, "paused"
+    elif action.kind == RELEASE and now.phase == LATCHED:
+        now.phase, now.since_ms = IDLE, -1
+        now.acked_by, now.steps = "", 0
+        phase = "end"
+    if phase:
+        firings.append(
+            running.firing(
+                *(subject, index, "", phase, now_ms),
+                until_ms=action.until_ms if phase == "paused" else 0,
+                actor=action.actor,
+            )
+        )
 
 
-def _active(rule: Rule, now: RuleState) -> list[str]:
-    """The names under which the rule has started something that has not ended."""
-    names = [rule.name] if now.phase == ACTIVE else []
-    if now.lost and rule.on_unknown is not None:
-        names.append(rule.on_unknown)
-    return names
-
-
-def _fire(
-    running: _Running, subject: Subject, index: int, name: str, phase: str, at_ms: int
-) -> Firing:
-    contract = running.contract
-    rule = contract.rules[index]
-    technical = name != rule.name
-    return Firing(
-        contract=contract.name,
-        contract_hash=contract.hash,
-        rule=name,
-        priority="technical" if technical else rule.priority,
-        phase=phase,
-        subject=subject.key,
-        at_ms=at_ms,
-        values={contract.inputs[i].name: subject.values[i] for i in rule.inputs},
-        detail=f"{rule.name} cannot be decided" if technical else rule.when.source,
-    )
-
-
-def _own(
-    running: _Running, rule: str, phase: str, key: str, at_ms: int, detail: str = ""
-) -> Firing:
-    """A technical firing of the machine itself about one contract and subject."""
-    contract = running.contract
-    return Firing(
-        contract.name, contract.hash, rule, "technical", phase, key, at_ms, {}, detail
-    )
+def _ended(running: Running, now_ms: int) -> list[Firing]:
+    """The end of all that a contract has started, which goes."""
+    return [
+        firing
+        for _, subject in sorted(running.subjects.items())
+        for firing in running.end_all(subject, now_ms, detail="the contract ended")
+    ]

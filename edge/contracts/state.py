@@ -2,11 +2,18 @@
 
 A snapshot is deterministic CBOR:
 
-    {0: 1 (version), 1: now_ms, 2: [contract, ...]}
+    {0: 2 (version), 1: now_ms, 2: [contract, ...]}
     contract  [name, hash, the subject that found no room or null, [subject, ...]]
-    subject   [key, faulted, inputs, rules]            in ascending order of key
-    inputs    value, held, at_ms, device               of each input, in one array
-    rules     phase, since_ms, known_once, unknown_ms, lost      of each rule, likewise
+    subject   [key, faulted, inputs, rules, params, windows]  in ascending order of key
+    inputs    value, held, at_ms, device, heard_ms     of each input, in one array
+    rules     phase, since_ms, known_once, unknown_ms, lost, acked_by, lost_acked_by,
+              steps, paused_ms, [start, ...]           of each rule, likewise
+    params    value, set_ms                            of each param, likewise
+    windows   [number, count, total, low, high, first, first_ms, last, last_ms, ...]
+              one array of the buckets for each window
+
+Version 1, of before there were params and windows, is read as well: its subjects have
+four items, its inputs no heard_ms, and its rules the first five.
 """
 
 from __future__ import annotations
@@ -15,12 +22,15 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from edge import cbor
-from edge.contracts.language import Contract
+from edge.contracts.program import Contract, Rule
+from edge.contracts.windows import Bucket, Samples
 from edge.errors import RejectError
 
-SNAPSHOT_VERSION = 1
-IDLE, PENDING, ACTIVE = range(3)
+SNAPSHOT_VERSION, SNAPSHOT_BEFORE = 2, 1
+# READY: `for` is met, and it waits for its delay, an inhibitor or its rate
+IDLE, PENDING, ACTIVE, READY, LATCHED, INHIBITED = range(6)
 NEVER = 2**63
+_BUCKET_ITEMS = 9
 
 T = TypeVar("T")
 
@@ -28,14 +38,39 @@ T = TypeVar("T")
 class RuleState:
     """One rule for one subject; a time is -1 where there is none."""
 
-    __slots__ = ("known_once", "lost", "phase", "since_ms", "unknown_ms")
+    __slots__ = (
+        "acked_by",
+        "known_once",
+        "lost",
+        "lost_acked_by",
+        "paused_ms",
+        "phase",
+        "since_ms",
+        "starts",
+        "steps",
+        "unknown_ms",
+    )
 
     def __init__(self) -> None:
         self.phase = IDLE
-        self.since_ms = -1  # pending: since when TRUE; active: since when
+        self.since_ms = -1  # pending: since when TRUE; ready: since when; else: start
         self.known_once = False  # on_unknown: ever not UNKNOWN,
         self.unknown_ms = -1  # UNKNOWN since; lost: since when
         self.lost = False  # UNKNOWN, and said so
+        self.acked_by = ""  # who acknowledged the alarm, and the lost one
+        self.lost_acked_by = ""
+        self.steps = 0  # of the escalation that were taken
+        self.paused_ms = -1  # until when
+        self.starts: list[int] = []  # the newest, as many as max_rate counts
+
+    def is_new(self) -> bool:
+        """Whether nothing would be lost by forgetting it."""
+        return (
+            self.phase == IDLE
+            and not self.known_once
+            and not self.starts
+            and self.paused_ms < 0
+        )
 
 
 class Subject:
@@ -45,10 +80,14 @@ class Subject:
         "at_ms",
         "devices",
         "faulted",
+        "heard_ms",
         "held",
         "key",
+        "params",
         "queued_ms",
         "rules",
+        "samples",
+        "set_ms",
         "values",
     )
 
@@ -58,54 +97,105 @@ class Subject:
         self.values: list[int | None] = [None] * count  # what expressions see
         self.held: list[int | None] = [None] * count  # last usable sample while fresh
         self.at_ms = [-1] * count  # when `held` came
+        self.heard_ms = [-1] * count  # when anything came, usable or not
         self.devices = [""] * count  # and from which device
         self.rules = [RuleState() for _ in contract.rules]
+        self.params: list[int | None] = [one.default for one in contract.params]
+        self.set_ms = [-1] * len(contract.params)  # when somebody set it
+        self.samples = [Samples() for _ in contract.windows]
         self.faulted = False
         self.queued_ms = NEVER  # its timer: never after what is due, maybe before
 
-    def is_new(self) -> bool:
+    def is_new(self, contract: Contract) -> bool:
         """Whether nothing would be lost by forgetting it."""
         return (
             not self.faulted
+            and all(self.heard_ms[index] < 0 for index in contract.silents)
             and all(held is None for held in self.held)
-            and not any(rule.phase or rule.known_once for rule in self.rules)
+            and all(rule.is_new() for rule in self.rules)
+            and all(at < 0 for at in self.set_ms)
+            and not any(one.buckets for one in self.samples)
         )
 
+    def silent(self, contract: Contract, at_ms: int) -> list[bool]:
+        """Of each input, whether it was heard of and not within its freshness."""
+        return [
+            heard >= 0 and at_ms - heard > item.fresh_ms
+            for heard, item in zip(self.heard_ms, contract.inputs, strict=True)
+        ]
+
     def expire(self, contract: Contract, at_ms: int) -> None:
-        """Make the inputs UNKNOWN whose freshness is over at `at_ms`."""
+        """Forget what is too old at `at_ms`: samples, set params, buckets."""
         for index, item in enumerate(contract.inputs):
             if self.held[index] is None:
                 continue
             if at_ms - self.at_ms[index] > item.fresh_ms:
                 self.values[index] = self.held[index] = None
                 self.at_ms[index], self.devices[index] = -1, ""
+        for index, param in enumerate(contract.params):
+            set_ms = self.set_ms[index]
+            if param.expires_ms and 0 <= set_ms <= at_ms - param.expires_ms:
+                self.params[index], self.set_ms[index] = param.default, -1
+        for window, samples in zip(contract.windows, self.samples, strict=True):
+            samples.expire(window, at_ms)
 
     def due_ms(self, contract: Contract, after_ms: int) -> int:
         """When it next changes with no reading; NEVER if it does not.
 
-        A `for` that ended at or before `after_ms` has been looked at and is not due.
+        What fell due at or before `after_ms` has been looked at and is not due.
         """
         due_ms = NEVER
         for index, item in enumerate(contract.inputs):
             if self.held[index] is not None:
                 due_ms = min(due_ms, self.at_ms[index] + item.fresh_ms + 1)
+        for index in contract.silents:
+            heard_ms = self.heard_ms[index]
+            silent_ms = heard_ms + contract.inputs[index].fresh_ms + 1
+            if heard_ms >= 0 and silent_ms > after_ms:
+                due_ms = min(due_ms, silent_ms)
+        for set_ms, param in zip(self.set_ms, contract.params, strict=True):
+            if param.expires_ms and set_ms >= 0:
+                due_ms = min(due_ms, set_ms + param.expires_ms)
+        for window, samples in zip(contract.windows, self.samples, strict=True):
+            due_ms = min(due_ms, samples.due_ms(window) or NEVER)
         for rule, state in zip(contract.rules, self.rules, strict=True):
-            if state.phase == PENDING and state.since_ms + rule.for_ms > after_ms:
-                due_ms = min(due_ms, state.since_ms + rule.for_ms)
+            for one in _rule_due(rule, state):
+                if after_ms < one < due_ms:
+                    due_ms = one
             if state.unknown_ms >= 0 and not state.lost:
                 due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
         return due_ms
 
     def clear(self) -> None:
-        """Forget inputs and what is pending; what is active stays active."""
+        """Forget inputs and what is pending; what is active or set stays."""
         count = len(self.held)
         self.values, self.held = [None] * count, [None] * count
         self.at_ms, self.devices = [-1] * count, [""] * count
+        self.heard_ms = [-1] * count
+        self.samples = [Samples() for _ in self.samples]
         for state in self.rules:
-            if state.phase == PENDING:
+            if state.phase in (PENDING, READY):
                 state.phase, state.since_ms = IDLE, -1
             if not state.lost:
                 state.unknown_ms = -1
+
+
+def _rule_due(rule: Rule, state: RuleState) -> list[int]:
+    """The times at which a rule has to be looked at again."""
+    found = [state.paused_ms]
+    if state.phase == PENDING:
+        found.append(state.since_ms + rule.for_ms)
+    elif state.phase == READY:
+        found.append(state.since_ms + rule.delay_ms)
+        if rule.max_rate and len(state.starts) >= rule.max_rate[0]:
+            found.append(state.starts[0] + rule.max_rate[1])
+    elif (
+        state.phase in (ACTIVE, LATCHED)
+        and not state.acked_by
+        and state.steps < len(rule.escalate)
+    ):
+        found.append(state.since_ms + rule.escalate[state.steps].after_ms)
+    return found
 
 
 # A contract's state: name, hash, the refused subject, its subjects
@@ -120,7 +210,8 @@ def encode(now_ms: int, contracts: Iterable[Packed]) -> bytes:
 def decode(data: bytes) -> tuple[int, list[Packed]]:
     """now_ms and each contract's state; RejectError for what is no snapshot."""
     fields = _of(dict, cbor.decode(data))
-    if fields.get(0) != SNAPSHOT_VERSION or set(fields) != {0, 1, 2}:
+    known = fields.get(0) in (SNAPSHOT_VERSION, SNAPSHOT_BEFORE)
+    if not known or set(fields) != {0, 1, 2}:
         raise RejectError(f"snapshot: not a map of version {SNAPSHOT_VERSION}")
     contracts: list[Packed] = []
     for item in _of(list, fields[2]):
@@ -139,44 +230,99 @@ def decode(data: bytes) -> tuple[int, list[Packed]]:
 def pack(subject: Subject) -> object:
     """A subject as CBOR has it."""
     inputs: list[object] = []
-    columns = (subject.values, subject.held, subject.at_ms, subject.devices)
+    columns = (
+        *(subject.values, subject.held, subject.at_ms),
+        *(subject.devices, subject.heard_ms),
+    )
     for row in zip(*columns, strict=True):
         inputs += row
     rules: list[object] = []
-    for state in subject.rules:
-        rules += (
-            state.phase,
-            state.since_ms,
-            state.known_once,
-            state.unknown_ms,
-            state.lost,
-        )
-    return [subject.key, subject.faulted, inputs, rules]
+    for one in subject.rules:
+        rules += (one.phase, one.since_ms, one.known_once, one.unknown_ms, one.lost)
+        rules += (one.acked_by, one.lost_acked_by, one.steps, one.paused_ms)
+        rules.append(list(one.starts))
+    params: list[object] = []
+    for value, set_ms in zip(subject.params, subject.set_ms, strict=True):
+        params += (value, set_ms)
+    windows = [[_bucket(one) for one in each.buckets] for each in subject.samples]
+    flat = [[number for bucket in each for number in bucket] for each in windows]
+    return [subject.key, subject.faulted, inputs, rules, params, flat]
+
+
+def _bucket(one: Bucket) -> list[int]:
+    return [
+        *(one.number, one.count, one.total, one.low, one.high),
+        *(one.first, one.first_ms, one.last, one.last_ms),
+    ]
 
 
 def unpack(packed: object, contract: Contract) -> Subject:
     """The subject that `pack` made; RejectError where it does not fit the contract."""
-    key, faulted, inputs, rules = _row(packed, 4)
+    items = _of(list, packed)
+    before = len(items) == 4  # of version 1
+    key, faulted, inputs, rules, *more = _row(items, 4 if before else 6)
     subject = Subject(_of(str, key), contract)
     subject.faulted = _of(bool, faulted)
-    flat = _row(inputs, 4 * len(contract.inputs))
+    width = 4 if before else 5
+    flat = _row(inputs, width * len(contract.inputs))
     for index in range(len(contract.inputs)):
-        value, held, at_ms, device = flat[4 * index : 4 * index + 4]
+        value, held, at_ms, device, *heard = flat[width * index : width * (index + 1)]
         subject.values[index] = None if value is None else _of(int, value)
         subject.held[index] = None if held is None else _of(int, held)
         subject.at_ms[index] = _of(int, at_ms)
         subject.devices[index] = _of(str, device)
-    flat = _row(rules, 5 * len(contract.rules))
+        subject.heard_ms[index] = _of(int, heard[0] if heard else at_ms)
+    width = 5 if before else 10
+    flat = _row(rules, width * len(contract.rules))
     for index, state in enumerate(subject.rules):
-        phase, since_ms, known_once, unknown_ms, lost = flat[5 * index : 5 * index + 5]
-        state.phase = _of(int, phase)
-        if state.phase not in (IDLE, PENDING, ACTIVE):
-            raise RejectError(f"snapshot: a rule has no phase {phase}")
-        state.since_ms = _of(int, since_ms)
-        state.known_once = _of(bool, known_once)
-        state.unknown_ms = _of(int, unknown_ms)
-        state.lost = _of(bool, lost)
+        _unpack_rule(state, flat[width * index : width * (index + 1)])
+    if more:
+        _unpack_params(subject, more[0], contract)
+        _unpack_windows(subject, more[1], contract)
     return subject
+
+
+def _unpack_rule(state: RuleState, items: list[object]) -> None:
+    phase, since_ms, known_once, unknown_ms, lost, *more = items
+    state.phase = _of(int, phase)
+    if state.phase not in range(INHIBITED + 1):
+        raise RejectError(f"snapshot: a rule has no phase {phase}")
+    state.since_ms = _of(int, since_ms)
+    state.known_once = _of(bool, known_once)
+    state.unknown_ms = _of(int, unknown_ms)
+    state.lost = _of(bool, lost)
+    if more:
+        acked_by, lost_acked_by, steps, paused_ms, starts = more
+        state.acked_by = _of(str, acked_by)
+        state.lost_acked_by = _of(str, lost_acked_by)
+        state.steps = _of(int, steps)
+        state.paused_ms = _of(int, paused_ms)
+        state.starts = [_of(int, one) for one in _of(list, starts)]
+
+
+def _unpack_params(subject: Subject, packed: object, contract: Contract) -> None:
+    flat = _row(packed, 2 * len(contract.params))
+    for index in range(len(contract.params)):
+        value, set_ms = flat[2 * index : 2 * index + 2]
+        subject.params[index] = None if value is None else _of(int, value)
+        subject.set_ms[index] = _of(int, set_ms)
+
+
+def _unpack_windows(subject: Subject, packed: object, contract: Contract) -> None:
+    listed = _row(packed, len(contract.windows))
+    for samples, numbers in zip(subject.samples, listed, strict=True):
+        flat = [_of(int, one) for one in _of(list, numbers)]
+        if len(flat) % _BUCKET_ITEMS:
+            raise RejectError("snapshot: a bucket is cut")
+        for at in range(0, len(flat), _BUCKET_ITEMS):
+            number, count, total, low, high, *rest = flat[at : at + _BUCKET_ITEMS]
+            bucket = Bucket(number, 0, 0)
+            bucket.count, bucket.total = count, total
+            bucket.low, bucket.high = low, high
+            bucket.first, bucket.first_ms, bucket.last, bucket.last_ms = rest
+            samples.buckets.append(bucket)
+            samples.count += count
+            samples.total += total
 
 
 def _row(item: object, length: int) -> list[object]:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.contracts import machine as machine_module
-from edge.contracts.expression import evaluator
-from edge.contracts.language import Contract, load, load_directory
+from edge.contracts import running
+from edge.contracts.language import load, load_directory
 from edge.contracts.machine import Machine
+from edge.contracts.program import Contract
 from edge.devices.metrics import make_reading
 from edge.errors import RejectError
 from edge.model import Firing, Reading
@@ -483,7 +483,7 @@ def test_a_subject_too_many_is_refused_aloud_and_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """State is bounded; that somebody is not watched is never silent."""
-    monkeypatch.setattr(machine_module, "SUBJECTS_MAX", 2)
+    monkeypatch.setattr(running, "SUBJECTS_MAX", 2)
     machine = Machine([spo2_low()])
     assert machine.observe(0, "a", "ada", GOOD) == []
     assert machine.observe(0, "b", "bob", GOOD) == []
@@ -597,18 +597,14 @@ def test_a_mistake_in_evaluation_stays_with_its_contract(
 ) -> None:
     """Whatever breaks inside a contract is an alarm of it, not the gateway's end."""
 
-    def broken(_tree: object) -> Callable[[object], bool]:
-        def evaluate(_values: object) -> bool:
-            raise ZeroDivisionError("a mistake of ours")
-
-        return evaluate
-
     bad, good = spo2_low(), load(LIBRARY.joinpath("spo2-low.toml").read_text(), "l")
+    compiled = running.compile_rules
+
+    def broken(*_: object) -> tuple[bool, ...]:
+        raise ZeroDivisionError("a mistake of ours")
+
     monkeypatch.setattr(
-        "edge.contracts.machine.evaluator",
-        lambda tree: (
-            broken(tree) if tree is bad.rules[0].when.tree else evaluator(tree)
-        ),
+        running, "compile_rules", lambda one: broken if one is bad else compiled(one)
     )
     machine = Machine([bad, good])
     firings: list[Firing] = []
