@@ -143,7 +143,9 @@ class _Subject:
 
     # ---- Expressions ----
 
-    def number(self, tree: Tree, at_ms: int, *, held: bool = False) -> int | None:
+    def number(  # noqa: PLR0912 - one case a node
+        self, tree: Tree, at_ms: int, *, held: bool = False
+    ) -> int | None:
         def part(one: Tree) -> int | None:
             return self.number(one, at_ms, held=held)
 
@@ -169,7 +171,7 @@ class _Subject:
                     return None
                 for bound, points in zip(table.bounds, table.points, strict=False):
                     if value <= bound:
-                        return points
+                        return int(points)
                 return table.points[-1]
             case ("if", condition, yes, no):
                 truth = self.truth(condition, at_ms, held=held)
@@ -233,7 +235,7 @@ class _Subject:
                 self._step_unknown(rule, life, holds is None, at_ms, fired)
         return fired
 
-    def _step(
+    def _step(  # noqa: PLR0912 - the whole life of a rule, in one place to read
         self, rule: Rule, life: _Life, holds: Logic, at_ms: int, fired: list[Firing]
     ) -> None:
         def fire(phase: str, **more: str) -> None:
@@ -418,6 +420,37 @@ class Reference:
                     continue
                 subject.reports[index].append(report)
             fired += subject.evaluate(received_ms)
+        return fired
+
+    def late(
+        self,
+        received_ms: int,
+        device: str,
+        patient: str | None,
+        values: Mapping[str, Decimal | str],
+        device_time_ms: int,
+    ) -> list[Firing]:
+        """What rules that look back find in a late reading by itself."""
+        fired = self.advance(received_ms)
+        for contract in self._contracts:
+            key = f"device:{device}" if contract.subject == "device" else None
+            if key is None and patient is not None:
+                key = f"patient:{patient}"
+            if key is None:
+                continue
+            alone = _Subject(key, contract)
+            known = self._subjects.get((contract.name, key))
+            if known is not None:
+                alone.sets = known.sets
+            for index, item in enumerate(contract.inputs):
+                if item.metric in values:
+                    value = _fixed(values[item.metric], item.scale)
+                    alone.reports[index].append(_Report(received_ms, device, value))
+            for rule in contract.rules:
+                if rule.retrospective and alone.truth(rule.when.tree, received_ms):
+                    made = alone.firing(rule, rule.name, "finding", received_ms)
+                    detail = f"late: device time {device_time_ms}"
+                    fired.append(replace(made, detail=detail))
         return fired
 
     def _subject(self, contract: Contract, key: str) -> _Subject:
