@@ -7,7 +7,7 @@
       { at = "5s", lost = ["spo2"] },                  # the sensor says it cannot tell
       { at = "9s", set = { limit = "88" }, role = "doctor", by = "dr.a" },
       { at = "20s", acknowledge = "low", by = "n.b" }, # pause (with `for`), release, too
-      { at = "50s", late = { spo2 = 80 } },            # stored, and sent only now
+      { at = "50s", late = { spo2 = 80 } },            # stored, sent only now
       { at = "60s" },                                  # time passes
     ]
     firings = ["15s low start", "20s low acknowledged"]        # TIME RULE PHASE [ROLE]
@@ -18,6 +18,7 @@ The list of firings is the whole of them, in their order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -150,7 +151,7 @@ class _Reader:
             for one in sheet.array(table.get("steps"), place, 1, STEPS_MAX)
         ]
         known = [one for one in steps if one is not None]
-        for before, after in zip(known, known[1:], strict=False):
+        for before, after in itertools.pairwise(known):
             if after.at_ms < before.at_ms:
                 sheet.problem(place, f"{shown_time(after.at_ms)} comes too late")
         place = (*field, "firings")

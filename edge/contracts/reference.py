@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from edge.contracts.actions import Action
 from edge.contracts.mkt import mean_kinetic
-from edge.contracts.program import Contract, Rule, Tree, Window
+from edge.contracts.program import Contract, Rule, Table, Tree, Window
 from edge.model import Firing
 
 Logic = bool | None
@@ -165,13 +165,13 @@ class _Subject:
             case ("window", index, name):
                 return self.field(contract.windows[index], name, at_ms)
             case ("table", index):
-                table = contract.tables[index]
+                table: Table = contract.tables[index]
                 value = part(table.of)
                 if value is None:
                     return None
                 for bound, points in zip(table.bounds, table.points, strict=False):
                     if value <= bound:
-                        return int(points)
+                        return points
                 return table.points[-1]
             case ("if", condition, yes, no):
                 truth = self.truth(condition, at_ms, held=held)
@@ -180,7 +180,7 @@ class _Subject:
                 numbers = [(factor, part(one)) for factor, one in terms]
                 if any(value is None for _, value in numbers):
                     return None
-                return sum(factor * (value or 0) for factor, value in numbers)
+                return sum(int(factor) * (value or 0) for factor, value in numbers)
         kind, parts = tree
         values = [part(one) for one in parts]
         if None in values:
