@@ -17,6 +17,7 @@ read its answers. Nothing is dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, cast
@@ -559,7 +560,8 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer is gone already
+                self._transport.write_eof()
         else:
             self._transport.close()
 
