@@ -27,6 +27,7 @@ import apsw
 from edge import cbor, control
 from edge.administration import Administration, Patients, software_hash
 from edge.admission import Admission
+from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
 from edge.config import Settings
 from edge.contracts.evaluation import Evaluator
@@ -50,6 +51,7 @@ from edge.store.evidence import CheckpointCopy, open_log
 from edge.store.keys import Keys
 from edge.store.keysource import settle
 from edge.store.reader import Reader, StoredRecord
+from edge.store.replaying import SOURCE_KEY
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
@@ -143,7 +145,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
                 settings.quarantine_quota_kb * 1024,
             ),
         )
-        exits, poison = _note_start(writer, connection)
+        exits, poison = _note_start(writer, connection, contracts)
         forget.resume(writer)
         reader = stack.enter_context(
             contextlib.closing(Reader(settings.directory, keyring.master))
@@ -164,9 +166,12 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
 
 
 def _note_start(
-    writer: store.Writer, connection: apsw.Connection
+    writer: store.Writer, connection: apsw.Connection, contracts: Sequence[Contract]
 ) -> tuple[int, frozenset[bytes]]:
-    """(abnormal exits in a row, digests of what caused them); notes that we run."""
+    """(abnormal exits in a row, digests of what caused them); notes that we run.
+
+    And keeps the texts of the contracts, for a replay.
+    """
     stored_exits = meta(connection, "abnormal_exits")
     exits = stored_exits if isinstance(stored_exits, int) else 0
     stored = meta(connection, "poison")
@@ -193,6 +198,7 @@ def _note_start(
             "suspect": None,
             "abnormal_exits": exits,
             "poison": cbor.encode(poison),
+            **{f"{SOURCE_KEY}{one.hash.hex()}": one.source for one in contracts},
         }
     )
     if exits >= SAFE_MODE_EXITS:
@@ -283,6 +289,8 @@ async def _running(
         settings.master,
     )
     administration.more.update(forgetting.operations)
+    alarms = Alarms(intake, registry, patients, clock)
+    administration.more.update(alarms.operations)
     await forgetting.resume()
     try:
         yield Core(

@@ -52,6 +52,7 @@ from edge.pace import TokenBucket
 from edge.store.commit import (
     GATEWAY_SLOT,
     Committed,
+    Slot,
     SqlValue,
     Writer,
 )
@@ -290,6 +291,10 @@ class Intake:
             detail=detail,
         )
         self._open.fire([firing], Record(Kind.TICK, now_ms, b""))
+
+    def event_slot(self, subject: str) -> Slot:
+        """Where a record about a contract's subject has its frame."""
+        return self._open.event_slot(subject)[1]
 
     # ---- Commit ----
 

@@ -60,7 +60,6 @@ class Kind(IntEnum):
     ERASURE = 5
     TRANSFER = 6
     ACTION = 7
-    CONTRACT = 8
 
 
 class Attestation(IntEnum):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge.admission import Admitted, Repeated
-from edge.devices.registry import Registry
+from edge.devices.registry import Device, Registry
 from edge.errors import Reason, RefusedError
 from edge.ledger.batch import reading_id
 from edge.model import (
@@ -155,15 +155,7 @@ class OpenBatch:
     def fire(self, firings: Sequence[Firing], cause: Record) -> None:
         """Firings go into frames of their subject, and out at once."""
         for firing in firings:
-            subject, _, key = firing.subject.partition(":")
-            device = self.registry.find(key) if subject == "device" else None
-            if device is not None and device.assignment is not None:
-                one = device.assignment
-                slot = Slot(device.id, one.id, one.patient, Class.EVENTS)
-            elif device is not None:
-                slot = Slot(device.id, 0, 0, Class.EVENTS)
-            else:
-                slot = Slot(0, 0, self.patients.id_of(key) or 0, Class.EVENTS)
+            device, slot = self.event_slot(firing.subject)
             record = Record(
                 kind=Kind.FIRING,
                 received_ms=cause.received_ms,
@@ -175,6 +167,17 @@ class OpenBatch:
             self.batch.outbox.append(("alert", leaf))
             self._firings.append((firing, cause.device, leaf))
             self.urgent = True
+
+    def event_slot(self, subject: str) -> tuple[Device | None, Slot]:
+        """The device that a contract's subject is, or None, and its frame's place."""
+        kind, _, key = subject.partition(":")
+        device = self.registry.find(key) if kind == "device" else None
+        if device is not None and device.assignment is not None:
+            one = device.assignment
+            return device, Slot(device.id, one.id, one.patient, Class.EVENTS)
+        if device is not None:
+            return device, Slot(device.id, 0, 0, Class.EVENTS)
+        return None, Slot(0, 0, self.patients.id_of(key) or 0, Class.EVENTS)
 
     def change(self, change: Change) -> None:
         """An administrator's change, but for the firings of its records."""

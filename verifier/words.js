@@ -6,7 +6,7 @@
 (() => {
   const { decodeCbor, hex } = globalThis.iomtFormat;
   const KINDS = ["count", "reading", "firing", "timer tick", "assignment",
-    "erasure", "transfer"];
+    "erasure", "transfer", "action"];
   const FLAGS = ["late", "our clock was not synchronised", "backlog",
     "a value outside its plausible range", "no sensor contact", "typed in by a person"];
   // docs/wire-format.md section 1, by key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge.commands import (
+    alarms,
     backup,
     contracts,
     devices,
@@ -10,7 +11,19 @@ from edge.commands import (
     forgetting,
     ledger,
     readings,
+    replay,
     running,
 )
 
-GROUPS = (running, ledger, devices, readings, contracts, backup, forgetting, evidence)
+GROUPS = (
+    running,
+    ledger,
+    devices,
+    readings,
+    contracts,
+    backup,
+    forgetting,
+    evidence,
+    alarms,
+    replay,
+)

@@ -2,15 +2,17 @@
 
 Each record's received_ms is the only clock. A reading's record first lets the timers
 that are due drain, then shows its live readings to the machine in their order; a tick
-record only drains timers. A late reading is recorded and shows nothing: it raises no
-live alarm.
+record only drains timers. A late reading raises no live alarm; rules that ask for it
+record a finding. What a person did to an alarm or a param takes effect at its record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 
 from edge import cbor
+from edge.contracts.actions import Action
 from edge.contracts.machine import Machine
 from edge.devices.originals import live, readings_of
 from edge.model import Firing, Kind, Reading, Record
@@ -40,6 +42,8 @@ class Evaluator:
             return self.machine.advance(record.received_ms)
         if record.kind in {Kind.ASSIGNMENT, Kind.TRANSFER, Kind.ERASURE}:
             return self._release(record)
+        if record.kind is Kind.ACTION:
+            return self.machine.act(record.received_ms, Action.decode(record.original))
         if record.kind is not Kind.READING or record.device is None:
             return []
         firings = self.machine.advance(record.received_ms)
@@ -48,15 +52,23 @@ class Evaluator:
         patient_ref = self._patient_of(record.assignment)
         patient = patient_ref.hex() if patient_ref else None
         for reading in readings:
+            known = reading.known()
+            values: Mapping[str, Decimal | str] = {**known, **reading.texts}
             if live(record, reading):
-                known = reading.known()
                 firings += self.machine.observe(
                     record.received_ms,
                     record.device,
                     patient,
-                    known,
+                    values,
                     unknown=(reading.values.keys() | reading.implausible)
                     - known.keys(),
+                )
+            else:
+                time_ms = record.received_ms
+                if reading.time_ms is not None:
+                    time_ms = reading.time_ms
+                firings += self.machine.late(
+                    record.received_ms, record.device, patient, values, time_ms
                 )
         return firings
 

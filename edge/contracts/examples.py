@@ -6,8 +6,8 @@
       { at = "0s", spo2 = 89 },                        # a reading of these inputs
       { at = "5s", lost = ["spo2"] },                  # the sensor says it cannot tell
       { at = "9s", set = { limit = "88" }, role = "doctor", by = "dr.a" },
-      { at = "20s", acknowledge = "low", by = "n.b" }, # pause (with `for`), release, too
-      { at = "50s", late = { spo2 = 80 } },   # stored, sent only now
+      { at = "20s", acknowledge = "low", by = "n.b" }, # or pause (with `for`), release
+      { at = "50s", late = { spo2 = 80 } },  # sent only now
       { at = "60s" },                                  # time passes
     ]
     firings = ["15s low start", "20s low acknowledged"]        # TIME RULE PHASE [ROLE]

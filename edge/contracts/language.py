@@ -186,6 +186,7 @@ class _Loader:
             state_bytes=state_bytes,
             carry=carry,
             schema=self._schema(rules),
+            source=sheet.text,
         )
 
     def _section(self, name: str, most: int) -> list[tuple[str, object]]:

@@ -32,6 +32,7 @@ from edge.contracts.running import (
     Value,
     number_of,
     share,
+    standing,
     started,
 )
 from edge.contracts.state import ACTIVE, IDLE, INHIBITED, LATCHED, NEVER, Subject
@@ -314,7 +315,7 @@ class Machine:
     # ---- What is there ----
 
     def active(self) -> list[Firing]:
-        """The start of everything that has not ended, as when it fired.
+        """The start of everything that has not ended, and what became of it since.
 
         For a view that begins anew, such as the page after a restart. The values are
         those of now.
@@ -325,10 +326,12 @@ class Machine:
                 for index, rule in enumerate(running.contract.rules):
                     now = subject.rules[index]
                     for name in started(rule, now):
-                        at_ms = now.since_ms if name == rule.name else now.unknown_ms
-                        firings.append(
-                            running.firing(subject, index, name, "start", at_ms)
-                        )
+                        own = name == rule.name
+                        at_ms = now.since_ms if own else now.unknown_ms
+                        firings += [
+                            running.firing(subject, index, name, phase, at_ms, **more)
+                            for phase, more in standing(now, own=own)
+                        ]
         return firings
 
     def alarms(self) -> list[Alarm]:

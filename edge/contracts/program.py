@@ -169,3 +169,4 @@ class Contract:
     state_bytes: int = 0
     carry: bool = False
     schema: bytes = b""
+    source: str = ""  # the text of its file

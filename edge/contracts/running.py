@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -276,7 +276,7 @@ class Running:
             for index, rule in enumerate(self.contract.rules):
                 now = subject.rules[index]
                 values = self._values(subject, index, now_ms)
-                for name, state, since_ms in _standing(rule, now):
+                for name, state, since_ms in _not_idle(rule, now):
                     technical = name != rule.name
                     found.append(
                         Alarm(
@@ -309,7 +309,21 @@ def started(rule: Rule, now: RuleState) -> list[str]:
     return names
 
 
-def _standing(rule: Rule, now: RuleState) -> list[tuple[str, AlarmState, int]]:
+def standing(now: RuleState, *, own: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The phases, with their fields, that lead a view to where the alarm is."""
+    yield "start", {}
+    acked_by = now.acked_by if own else now.lost_acked_by
+    if own and now.phase == LATCHED:
+        yield "latched", {}
+    if own and now.phase == INHIBITED:
+        yield "inhibited", {}
+    if acked_by:
+        yield "acknowledged", {"actor": acked_by}
+    if own and now.paused_ms >= 0:
+        yield "paused", {"until_ms": now.paused_ms}
+
+
+def _not_idle(rule: Rule, now: RuleState) -> list[tuple[str, AlarmState, int]]:
     found = []
     if now.phase != IDLE:
         found.append((rule.name, _state_of(now), now.since_ms))

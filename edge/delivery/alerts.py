@@ -9,7 +9,10 @@ Payload  one line of JSON, UTF-8, keys sorted:
     detail         the rule's expression, or what went wrong
     device         the device whose reading decided, or null
     patient        the clinic's name for the patient, or null
-    phase          start or end
+    phase          start, end; latched (over, until released), inhibited (a graver rule
+                   covers it), escalate, acknowledged, paused, resumed, finding (late)
+    to, actor, until_ms, paused    only where they belong: the role of an escalation,
+                   who acted, the end of a pause, and true while the alarm is paused
     priority       as in the topic
     reading_id     its name in the ledger, for `iomt prove`
     rule           the rule's name
@@ -53,7 +56,7 @@ def alert_topic(firing: Firing) -> str:
 def alert_payload(live: LiveFiring, committed_ms: int) -> bytes:
     """The payload of a firing's alert, see the top of this file."""
     firing = live.firing
-    fields = {
+    fields: dict[str, object] = {
         "at_ms": firing.at_ms,
         "committed_ms": committed_ms,
         "contract": firing.contract,
@@ -68,6 +71,13 @@ def alert_payload(live: LiveFiring, committed_ms: int) -> bytes:
         "subject": firing.subject,
         "values": dict(firing.values),
     }
+    more = {
+        "to": firing.to,
+        "actor": firing.actor,
+        "until_ms": firing.until_ms,
+        "paused": firing.paused,
+    }
+    fields.update({name: value for name, value in more.items() if value})
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return text.encode()
 

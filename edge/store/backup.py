@@ -67,7 +67,7 @@ CHUNK_SIZE = 1 << 20
 PAUSE_MAX_S = 1.0
 LEFT_OUT_TABLES = frozenset({"contract_state", "quarantine"})
 KEPT_META = (
-    *("origin", "epoch", "ended-*", "kept-*", "retained.*"),
+    *("origin", "epoch", "ended-*", "kept-*", "retained.*", "contract-*"),
     *("rollback_alarm", "frames_indexed"),
 )
 RING_TABLES = ("patients", "episodes", "assignments", "erasures")

@@ -199,6 +199,11 @@ class Reader:
             found[ref.hex()] = (id_, name)
         return found
 
+    @property
+    def connection(self) -> apsw.Connection:
+        """The read-only connection, for one more query."""
+        return self._connection
+
     # ---- Records ----
 
     def records(

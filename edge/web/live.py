@@ -110,8 +110,20 @@ class Tile(TypedDict):
     values: dict[str, Shown]
 
 
+# Of an alarm that has not ended, by the phase of its newest firing.
+_STATES = {
+    "start": "active",
+    "resumed": "active",
+    "latched": "latched",
+    "inhibited": "inhibited",
+    "acknowledged": "acknowledged",
+    "paused": "paused",
+    "escalate": "escalated",
+}
+
+
 class Alarm(TypedDict):
-    """A firing; `ended_ms` is None while it is active."""
+    """An alarm; `ended_ms` is None until it has ended."""
 
     title: str
     contract: str
@@ -124,6 +136,8 @@ class Alarm(TypedDict):
     ended_ms: int | None
     detail: str
     reading_id: str
+    state: str  # active, latched, acknowledged, paused, escalated or inhibited
+    note: str  # who acknowledged or paused it, whom it went to
 
 
 class RefusalLine(TypedDict):
@@ -331,9 +345,18 @@ class Live:
             ended_ms=None,
             detail=firing.detail,
             reading_id=live.reading_id,
+            state=_STATES.get(firing.phase, "active"),
+            note=firing.actor or firing.to.removeprefix("role:"),
         )
-        if firing.phase == "start":
-            alarm["started_ms"] = firing.at_ms
+        if firing.phase == "finding":
+            alarm["started_ms"] = alarm["ended_ms"] = firing.at_ms
+            self._ended.appendleft(alarm)
+            return
+        if started is None and firing.phase == "paused":
+            return  # of a rule that is quiet
+        if firing.phase in _STATES:
+            if firing.phase == "start" or started is None:
+                alarm["started_ms"] = firing.at_ms
             self._active[key] = alarm
             if len(self._active) > ACTIVE_MAX:
                 del self._active[max(self._active, key=self._least_urgent)]

@@ -276,6 +276,14 @@ async def test_a_thousand_strings_leave_no_trace_on_the_ledger_or_in_the_logs(
         for word in itertools.islice(words, 100):
             mail.submit("monitor", word.encode())
         await mail.send("monitor", monitor.envelope(systolic_pressure=199))
+        await change.operations["alarm-act"](
+            kind="acknowledge",
+            contract="blood-pressure",
+            rule="high",
+            patient=patients[0],
+            actor=next(words),
+            role=next(words),
+        )
         await change.assign_device("monitor", None)
         await mail.send("monitor", monitor.envelope(systolic_pressure=120))
         last_ms = reader_of(settings).newest_ms()

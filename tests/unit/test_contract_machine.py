@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contracts import running
+from edge.contracts.compiled import compile_rules
 from edge.contracts.language import load, load_directory
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
@@ -598,7 +599,7 @@ def test_a_mistake_in_evaluation_stays_with_its_contract(
     """Whatever breaks inside a contract is an alarm of it, not the gateway's end."""
 
     bad, good = spo2_low(), load(LIBRARY.joinpath("spo2-low.toml").read_text(), "l")
-    compiled = running.compile_rules
+    compiled = compile_rules
 
     def broken(*_: object) -> tuple[bool, ...]:
         raise ZeroDivisionError("a mistake of ours")

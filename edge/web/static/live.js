@@ -190,6 +190,11 @@ function who(alarm) {
   return alarm.patient || alarm.device || alarm.subject.replace(/:$/, "");
 }
 
+function stateText(alarm) {
+  const by = alarm.state === "escalated" ? "to" : "by";
+  return alarm.note ? `${alarm.state} ${by} ${alarm.note}` : alarm.state;
+}
+
 function drawActive(alarm) {
   const since = make("span", "since");
   since.setAttribute("aria-live", "off"); // it changes every second
@@ -200,6 +205,7 @@ function drawActive(alarm) {
     badge(alarm.priority),
     make("span", "who", who(alarm)),
     make("span", "title", alarm.title),
+    alarm.state === "active" ? null : make("span", "state", stateText(alarm)),
     short ? make("span", "detail", alarm.detail) : null,
     since,
   );
