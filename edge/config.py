@@ -77,6 +77,7 @@ class Settings:
     source_bytes: bytes
     checkpoint_copy: Path | None = None
     retention: Retention = Retention()
+    watchdog: Path | None = None
 
 
 class _Table:
@@ -214,6 +215,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         "store",
         "ledger",
         "retention",
+        "watchdog",
         "mqtt",
         "ble",
         "web",
@@ -244,6 +246,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
     quota = store.get("quarantine_quota_kb", 1024, _whole(64, 1 << 20))
     checkpoint_copy = opened["ledger"].get("checkpoint_copy", None, path)
     days = _whole(1, RETENTION_DAYS_MAX)
+    watchdog = opened["watchdog"].get("socket", None, path)
     retention = Retention(
         opened["retention"].get("readings_days", None, days),
         opened["retention"].get("events_days", None, days),
@@ -275,6 +278,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         source_bytes=text.encode(),
         checkpoint_copy=checkpoint_copy,
         retention=retention,
+        watchdog=watchdog,
     )
 
 
@@ -305,6 +309,9 @@ data   = "data"                   # database, tiles; relative to this file
 
 [ledger]
 # checkpoint_copy = "/media/stick"  # a second medium: shows a store that was set back
+
+[watchdog]                        # a second process, `iomt watchdog`: docs/alarms.md
+# socket = "/run/iomt/watchdog.sock"
 
 [retention]                       # what is older goes; the ledger itself stays
 # readings_days = 30              # kept for ever where it is not said

@@ -38,6 +38,7 @@ from edge.delivery.alerts import AlertPublisher
 from edge.devices.registry import Registry
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
 from edge.forgetting import Forgetting
+from edge.heartbeat import beat
 from edge.intake import Intake, Stores
 from edge.ledger.batch import GatewayStart
 from edge.model import Firing, LiveFiring
@@ -405,6 +406,9 @@ async def run(
             asyncio.create_task(stop.wait()),
             asyncio.create_task(opened.forgetting.keep_retention()),
         ]
+        if settings.watchdog is not None:
+            beating = beat(settings.watchdog, opened.intake)
+            tasks.append(asyncio.create_task(beating))
         if settings.ble_adapter is not None:
             tasks.append(asyncio.create_task(_run_ble(opened)))
         stack.push_async_callback(_cancel, tasks)

@@ -119,6 +119,7 @@ class Intake:
         self._open = self._new_batch()
         self._batch_number = 0
         self._in_flight: asyncio.Task[None] | None = None
+        self._commit_began_s = 0.0
         self._commit_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -337,6 +338,13 @@ class Intake:
             raise
 
     @property
+    def committing_s(self) -> float:
+        """How long the commit that is under way takes by now; 0 where none is."""
+        if self._in_flight is None:
+            return 0.0
+        return self._loop.time() - self._commit_began_s
+
+    @property
     def boot_id(self) -> bytes:
         """The random id of this start."""
         return self._stores.boot_id
@@ -413,6 +421,7 @@ class Intake:
                 self._state_due_ms = batch.time_ms + STATE_INTERVAL_MS
         if not self.congested:
             self._relief.set()
+        self._commit_began_s = self._loop.time()
         self._in_flight = self._loop.create_task(self._commit(opened), name="commit")
 
     async def _commit(self, opened: OpenBatch) -> None:

@@ -13,6 +13,7 @@ from edge.commands import (
     readings,
     replay,
     running,
+    watchdog,
 )
 
 GROUPS = (
@@ -26,4 +27,5 @@ GROUPS = (
     evidence,
     alarms,
     replay,
+    watchdog,
 )

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contracts import expression, language
+from edge.contracts.examples import read_examples, run
 from edge.contracts.language import load, load_directory
 from edge.contracts.program import Contract
 from edge.contracts.toml_text import key_lines
@@ -379,11 +380,15 @@ def test_the_reference_has_only_snippets_that_are_marked() -> None:
 
 @pytest.mark.parametrize(("kind", "text"), snippets(), ids=lambda part: part[:12])
 def test_a_snippet_of_the_reference_is_what_it_says(kind: str, text: str) -> None:
-    """`contract` loads; `rule` loads inside GOOD; `mistake` is refused."""
+    """`contract` loads; `rule` does with GOOD's inputs, and its examples come out;
+    `mistake` is refused."""
     if kind == "contract":
         assert load(text, "docs")
     elif kind == "rule":
-        assert load(GOOD + text, "docs")
+        text = GOOD.partition("[rules.low]")[0] + text
+        contract = load(text, "docs")
+        for example in read_examples(text, "docs", contract):
+            assert all(one.good for one in run(contract, example)), example.name
     else:
         assert kind == "mistake"
         assert problems(GOOD + text)
@@ -406,7 +411,7 @@ def test_the_expressions_of_the_reference_compile() -> None:
     (block,) = re.findall(
         r"```text expressions\n(.*?)```", REFERENCE.read_text(), re.DOTALL
     )
-    assert len(block.splitlines()) == 5
+    assert len(block.splitlines()) == 10
     for line in block.splitlines():
         source, meaning = re.split(r" {2,}", line, maxsplit=1)
         assert expression.compile_expression(source, operands).program.cost
