@@ -7,6 +7,7 @@ are relative to the file's directory.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import tomllib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from edge.errors import ConfigurationError
 
@@ -59,6 +61,14 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where alarms are posted, and the 0600 file with the secret that signs them."""
+
+    url: str
+    secret: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration says, checked, with the defaults filled in."""
 
@@ -78,6 +88,7 @@ class Settings:
     checkpoint_copy: Path | None = None
     retention: Retention = Retention()
     watchdog: Path | None = None
+    webhook: Webhook | None = None
 
 
 class _Table:
@@ -181,6 +192,24 @@ def _pattern(pattern: re.Pattern[str], meaning: str) -> Callable[[object], str]:
     return parse
 
 
+def _web_address(value: object) -> str:
+    """https://…, or http:// to this machine itself: alarms name patients."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no web address: {error}") from None
+    if parts.scheme not in ("http", "https") or not host or parts.username:
+        raise ValueError(f"{text!r} is not https://HOST/… without a user's name")
+    if parts.scheme == "http" and host != "localhost":
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host).is_loopback:
+                return text
+        raise ValueError(f"{host} is another machine: https is needed")
+    return text
+
+
 def _listen(value: object) -> Address:
     """HOST:PORT; only loopback, because plain text leaves the machine otherwise."""
     host, _, port_text = _text(value).rpartition(":")
@@ -216,6 +245,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         "ledger",
         "retention",
         "watchdog",
+        "alerts",
         "mqtt",
         "ble",
         "web",
@@ -247,6 +277,10 @@ def parse(text: str, name: str, base: Path) -> Settings:
     checkpoint_copy = opened["ledger"].get("checkpoint_copy", None, path)
     days = _whole(1, RETENTION_DAYS_MAX)
     watchdog = opened["watchdog"].get("socket", None, path)
+    url = opened["alerts"].get("webhook", None, _web_address)
+    secret = opened["alerts"].get("secret", None, path)
+    if (url is None) != (secret is None) and "alerts" in tables:
+        report.add("alerts", "*", "webhook and secret come together")
     retention = Retention(
         opened["retention"].get("readings_days", None, days),
         opened["retention"].get("events_days", None, days),
@@ -279,6 +313,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         checkpoint_copy=checkpoint_copy,
         retention=retention,
         watchdog=watchdog,
+        webhook=Webhook(url, secret) if url and secret else None,
     )
 
 
@@ -309,6 +344,10 @@ data   = "data"                   # database, tiles; relative to this file
 
 [ledger]
 # checkpoint_copy = "/media/stick"  # a second medium: shows a store that was set back
+
+[alerts]                          # docs/alarms.md
+# webhook = "https://pager.example/iomt"   # plain http on loopback only
+# secret  = "data/keys/webhook.secret"     # 0600, at least 16 characters
 
 [watchdog]                        # a second process, `iomt watchdog`: docs/alarms.md
 # socket = "/run/iomt/watchdog.sock"

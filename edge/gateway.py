@@ -35,6 +35,7 @@ from edge.contracts.language import load_directory
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
 from edge.delivery.alerts import AlertPublisher
+from edge.delivery.webhook import WebhookSender
 from edge.devices.registry import Registry
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
 from edge.forgetting import Forgetting
@@ -250,6 +251,7 @@ async def _running(
             totals=reader.counters(),
             patients=patients,
             safe_mode=safe_mode,
+            deliver=settings.webhook is not None,
         ),
         registry,
         Admission(registry, reader.windows(), reader.newest_of, poison),
@@ -406,6 +408,12 @@ async def run(
             asyncio.create_task(stop.wait()),
             asyncio.create_task(opened.forgetting.keep_retention()),
         ]
+        if settings.webhook is not None:
+            own = stack.enter_context(
+                contextlib.closing(Reader(settings.directory, opened.keyring.master))
+            )
+            sender = WebhookSender(settings.webhook, own, opened.intake)
+            tasks.append(asyncio.create_task(sender.run()))
         if settings.watchdog is not None:
             beating = beat(settings.watchdog, opened.intake)
             tasks.append(asyncio.create_task(beating))

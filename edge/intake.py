@@ -88,6 +88,7 @@ class Stores:
     totals: Counter[str]
     patients: Names
     safe_mode: bool = False
+    deliver: bool = False
 
 
 class Intake:
@@ -138,7 +139,9 @@ class Intake:
         self.tree_size = stores.writer.tree_size
 
     def _new_batch(self) -> OpenBatch:
-        return OpenBatch(self._registry, self._stores.patients)
+        return OpenBatch(
+            self._registry, self._stores.patients, deliver=self._stores.deliver
+        )
 
     # ---- Doors ----
 

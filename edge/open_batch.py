@@ -85,6 +85,7 @@ class OpenBatch:
     refusals: list[tuple[str, Reason, str]] = field(default_factory=list)
     urgent: bool = False
     snapshot: bool = False
+    deliver: bool = False  # firings go to the webhook, too
     _readings: list[LiveReading] = field(default_factory=list)
     _firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
 
@@ -165,6 +166,8 @@ class OpenBatch:
             )
             leaf = self.batch.add(record, slot)
             self.batch.outbox.append(("alert", leaf))
+            if self.deliver:
+                self.batch.deliveries.append(leaf)
             self._firings.append((firing, cause.device, leaf))
             self.urgent = True
 

@@ -87,8 +87,9 @@ class Batch:
 
     `records[i]` becomes leaf i + 1, for leaf 0 is the count. `counts` are added to the
     counters; `sequences` maps a device's id to its dedupe state; `outbox` holds (kind,
-    leaf); `statements` are the changes of an administrator, `steps` those that need
-    what stands in the store already: they run last in the transaction.
+    leaf), `deliveries` the leaves that the webhook gets; `statements` are the changes
+    of an administrator, `steps` those that need what stands in the store already: they
+    run last in the transaction.
     """
 
     number: int
@@ -100,6 +101,7 @@ class Batch:
     sequences: dict[int, bytes] = field(default_factory=dict)
     outbox: list[tuple[str, int]] = field(default_factory=list)
     outbox_done: int = 0
+    deliveries: list[int] = field(default_factory=list)
     statements: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
     steps: list[Callable[[Writer], None]] = field(default_factory=list)
     contract_state: bytes | None = None
@@ -452,7 +454,12 @@ class Writer:
             "INSERT INTO outbox (kind, batch, leaf) VALUES (?, ?, ?)",
             [(kind, batch_id, leaf) for kind, leaf in batch.outbox],
         )
-        return self._connection.last_insert_rowid() if batch.outbox else 0
+        outbox_last = self._connection.last_insert_rowid() if batch.outbox else 0
+        self._connection.executemany(
+            "INSERT INTO deliveries (batch, leaf, attempts) VALUES (?, ?, 0)",
+            [(batch_id, leaf) for leaf in batch.deliveries],
+        )
+        return outbox_last
 
     def _write_refusal(self, refusal: Refusal, batch: Batch) -> None:
         """Quarantine with a quota for each sender; what has to go is counted."""

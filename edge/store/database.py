@@ -17,6 +17,7 @@ in the one process that holds the directory's lock; readers open the file read-o
     checkpoint   the newest signed checkpoint, one row
     kept_checkpoints  one an hour, to prove consistency between
     erasures     patients whose keys and frames go; completed_ms once they are gone
+    deliveries   firings that go to the webhook; delivered_ms once one was taken
     quarantine   refused messages, sealed; counters; outbox; contract_state
 """
 
@@ -58,6 +59,13 @@ CREATE TRIGGER frame_moved AFTER UPDATE OF episode ON frames BEGIN
     UPDATE frame_index SET episode = new.episode
     WHERE episode = old.episode AND frame = old.id; END;
 INSERT INTO meta VALUES ('frames_indexed', 0);
+"""
+
+_DELIVERIES = """
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, leaf INTEGER NOT NULL,
+    delivered_ms INTEGER, attempts INTEGER NOT NULL) STRICT;
+CREATE INDEX deliveries_waiting ON deliveries (id) WHERE delivered_ms IS NULL;
 """
 
 _INDEX_FRAMES = """
@@ -116,7 +124,7 @@ CREATE TABLE counters (
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, batch INTEGER NOT NULL,
     leaf INTEGER NOT NULL) STRICT;
-CREATE TABLE contract_state (
+{_DELIVERIES}CREATE TABLE contract_state (
     one INTEGER PRIMARY KEY CHECK (one = 1), batch INTEGER NOT NULL,
     sealed BLOB NOT NULL) STRICT;
 {_FRAME_INDEX}"""
@@ -130,7 +138,7 @@ CREATE TABLE erasures (
     id INTEGER PRIMARY KEY, patient INTEGER NOT NULL, ref BLOB NOT NULL,
     started_ms INTEGER NOT NULL, completed_ms INTEGER) STRICT;
 DROP INDEX frames_episode;
-{_FRAME_INDEX}{_INDEX_FRAMES}""",
+{_DELIVERIES}{_FRAME_INDEX}{_INDEX_FRAMES}""",
 }
 
 

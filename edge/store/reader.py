@@ -372,7 +372,7 @@ class Reader:
             self._connection, "SELECT id, batch, leaf FROM outbox ORDER BY id"
         ):
             with contextlib.suppress(ErasedError):
-                found.append((id_, self._record_at(batch_id, leaf)))
+                found.append((id_, self.record_at(batch_id, leaf)))
         return found
 
     def quarantine(self) -> Iterator[tuple[int, int, list[object]]]:
@@ -385,7 +385,8 @@ class Reader:
             if isinstance(refusal, list):
                 yield id_, time_ms, refusal
 
-    def _record_at(self, batch_id: int, leaf: int) -> StoredRecord:
+    def record_at(self, batch_id: int, leaf: int) -> StoredRecord:
+        """One record; ErasedError where it is gone."""
         for stored in self._frames_records(self.frames_of(batch_id)):
             if stored.leaf == leaf:
                 return stored

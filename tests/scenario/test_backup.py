@@ -255,7 +255,7 @@ async def test_whatever_a_store_holds_is_known_to_the_backup(tmp_path: Path) -> 
         *("meta", "batches", "frames", "frame_index", "episodes", "devices"),
         *("sequences", "patients", "assignments", "entries", "edge", "tiles"),
         *("checkpoint", "kept_checkpoints", "erasures", "quarantine", "counters"),
-        *("outbox", "contract_state"),
+        *("outbox", "contract_state", "deliveries"),
     }
     left_out = {"gateway_key", "running", "suspect", "abnormal_exits", "poison"}
     with contextlib.closing(backups.open_copy(tmp_path / "g/saved/gateway.db")) as copy:
