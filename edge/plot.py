@@ -74,7 +74,7 @@ def _draw_rules(axis: Axes, contract: Contract, run: Run, size: int) -> None:
             ]
             axis.plot(times, [row] * len(times), mark, color="black", ms=4, lw=0)
     axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(alpha=0.3, axis="x")
     if seen:
         axis.legend(loc="upper right", fontsize="small", ncols=4)

@@ -95,13 +95,14 @@ class Machine:
             subject = running.admit(key, received_ms, firings)
             if subject is None:
                 continue
+            begins = False
             try:
                 for index, metric, scale, letters in known:
                     value = scaled.get((metric, scale))
                     if value is None:
                         value = number_of(values[metric], scale, letters)
                         scaled[metric, scale] = value
-                    running.take(subject, index, value, received_ms, device)
+                    begins |= running.take(subject, index, value, received_ms, device)
             except (ArithmeticError, ValueError) as error:
                 running.fault(subject, received_ms, str(error), firings)
                 continue
@@ -110,7 +111,7 @@ class Machine:
             busy = running.evaluate(subject, received_ms, firings)
             if not known and running.is_new(subject):
                 del running.subjects[key]
-            elif busy or subject.queued_ms > received_ms + fresh_ms or running.windowed:
+            elif busy or begins or subject.queued_ms > received_ms + fresh_ms:
                 self._wake(running, subject)
         return firings
 

@@ -63,7 +63,14 @@ class Running:
         self.contract = contract
         self.subjects: dict[str, Subject] = {}
         self.refused: str | None = None
-        self.windowed = bool(contract.windows)
+        self._windows = [  # of each input
+            [(n, one) for n, one in enumerate(contract.windows) if one.input == index]
+            for index in range(len(contract.inputs))
+        ]
+        self._rules = [
+            (2 * index, index, rule, rule.on_unknown is None)
+            for index, rule in enumerate(contract.rules)
+        ]
         self._evaluate: Evaluate = compile_rules(contract)
         self._show = [compile_shown(contract, rule) for rule in contract.rules]
 
@@ -94,15 +101,15 @@ class Running:
 
     def take(
         self, subject: Subject, index: int, value: int, at_ms: int, device: str
-    ) -> None:
-        """A usable sample of an input."""
+    ) -> bool:
+        """A usable sample of an input; whether a window begins with it."""
         subject.values[index] = subject.held[index] = value
         subject.at_ms[index] = subject.heard_ms[index] = at_ms
         subject.devices[index] = device
-        if self.windowed:
-            for number, window in enumerate(self.contract.windows):
-                if window.input == index:
-                    subject.samples[number].add(window, value, at_ms)
+        begins = False
+        for number, window in self._windows[index]:
+            begins |= subject.samples[number].add(window, value, at_ms)
+        return begins
 
     def lose(self, subject: Subject, index: int, at_ms: int, device: str) -> None:
         """A device says that it cannot tell; another's value stays."""
@@ -135,17 +142,21 @@ class Running:
         results = self._results(subject, subject.values, at_ms)
         turn: Turn | None = None
         states = subject.rules
-        for index, rule in enumerate(self.contract.rules):
-            holds, now = results[2 * index], states[index]
-            quiet = now.phase == IDLE and not holds and now.paused_ms < 0
-            known = rule.on_unknown is None or (
-                holds is not None and now.known_once and now.unknown_ms < 0
-            )
-            if quiet and known:
-                continue
+        for at, index, rule, untold in self._rules:
+            holds, now = results[at], states[index]
+            if (
+                not holds
+                and now.phase == IDLE
+                and now.paused_ms < 0
+                and (
+                    untold
+                    or (holds is not None and now.known_once and now.unknown_ms < 0)
+                )
+            ):
+                continue  # nearly always, so it is looked at first
             if turn is None:
                 turn = self._turn(subject, at_ms, firings)
-            step(turn, rule, index, holds, results[2 * index + 1])
+            step(turn, rule, index, holds, results[at + 1])
             if rule.on_unknown is not None:
                 step_unknown(turn, rule, index, holds is None)
         return turn is not None

@@ -79,7 +79,10 @@ class Bucket:
             return
         self.count += 1
         self.total += value
-        self.low, self.high = min(self.low, value), max(self.high, value)
+        if value < self.low:  # quicker than min() and max(), once a sample
+            self.low = value
+        elif value > self.high:
+            self.high = value
         self.last, self.last_ms = value, at_ms
 
 
@@ -95,20 +98,23 @@ class Samples:
         self._weights = 0  # of all buckets but the newest, whose number is:
         self._weighed: int | None = None
 
-    def add(self, window: Window, value: int, at_ms: int) -> None:
-        """Take a usable sample."""
-        self.expire(window, at_ms)
+    def add(self, window: Window, value: int, at_ms: int) -> bool:
+        """Take a usable sample; whether the window was empty before."""
         number = at_ms // window.bucket_ms
-        newest = self.buckets[-1] if self.buckets else None
+        if self.buckets and self.buckets[0].number <= number - window.count:
+            self.expire(window, at_ms)
+        empty = not self.buckets
+        newest = None if empty else self.buckets[-1]
         if newest is not None and newest.number == number:
             if newest.count >= BUCKET_SAMPLES_MAX:
-                return
+                return False
             newest.add(value, at_ms)
         else:
             self.buckets.append(Bucket(number, value, at_ms))
             self._weighed = None
         self.count += 1
         self.total += value
+        return empty
 
     def expire(self, window: Window, at_ms: int) -> bool:
         """Forget the buckets that the window has left; whether there were any."""

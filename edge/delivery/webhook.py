@@ -10,8 +10,8 @@ A firing's row in `deliveries` is made in the commit that holds the firing, so t
 is forgotten by a crash; the outcome (when, after how many tries) is written there after
 it, in a transaction of its own: a firing and its delivery are two things. Delivered is
 what was answered with 2xx. Otherwise it is tried again, after 1 s at first and 5
-minutes at last, for ever; later firings wait behind it. After FAILING_S that is a technical
-alarm. A kill between the answer and the row repeats a delivery: at least once.
+minutes at last, for ever; later firings wait behind it. After FAILING_S that is a
+technical alarm. A kill between the answer and the row repeats it: at least once.
 
 The address is never waited for by anybody else. No redirect is followed.
 """

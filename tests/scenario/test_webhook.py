@@ -118,9 +118,7 @@ async def alarms(mail: Mailbox, monitor: SignedDevice, *pressures: int) -> None:
             assert (await mail.send("monitor", payload)).verdict is Verdict.COMMITTED
 
 
-async def test_every_firing_arrives_once_and_in_order_and_signed(
-    tmp_path: Path,
-) -> None:
+async def test_every_firing_arrives_once_in_order_and_signed(tmp_path: Path) -> None:
     pager = Pager()
     async with listening(pager):
         settings = settings_with(tmp_path, pager)
