@@ -277,42 +277,6 @@ class Machine:
                 firings += running.end_all(found, now_ms)
         return firings
 
-    # ---- Contracts come and go ----
-
-    def activate(self, now_ms: int, contract: Contract) -> list[Firing]:
-        """Put a contract to work, in place of one of its name.
-
-        It takes the state over where it says `carry` and the schemas are equal;
-        otherwise everything that the one before has started ends.
-        """
-        firings = self.advance(now_ms)
-        old = self._running.get(contract.name)
-        new = Running(contract)
-        if (
-            old is not None
-            and contract.carry
-            and old.contract.schema == contract.schema
-        ):
-            new.subjects, new.refused = old.subjects, old.refused
-        elif old is not None:
-            firings += _ended(old, now_ms)
-        self._put({**self._running, contract.name: new})
-        return firings
-
-    def suspend(self, now_ms: int, name: str) -> list[Firing]:
-        """Take a contract from work; everything that it has started ends."""
-        firings = self.advance(now_ms)
-        old = self._running.get(name)
-        if old is not None:
-            firings += _ended(old, now_ms)
-            self._put({k: v for k, v in self._running.items() if k != name})
-        return firings
-
-    def _put(self, running: dict[str, Running]) -> None:
-        self._running = dict(sorted(running.items()))
-        self._plans.clear()
-        self._rebuild_timers()
-
     # ---- What is there ----
 
     def active(self) -> list[Firing]:
@@ -352,22 +316,24 @@ class Machine:
             subjects = sorted(running.subjects.items())
             packed = [state.pack(subject) for _, subject in subjects]
             contract = running.contract
-            contracts.append((contract.name, contract.hash, running.refused, packed))
+            head = (contract.name, contract.hash, contract.schema)
+            contracts.append((*head, running.refused, packed))
         return state.encode(self._now_ms, contracts)
 
     def restore(self, data: bytes) -> list[str]:
         """Take the state of a snapshot in place of this one; what could not be taken.
 
-        State of a contract that is not here with that very hash is dropped, and a
-        sentence says so. Raises RejectError, with nothing changed, for bytes that are
-        no snapshot.
+        A contract takes the state of its very hash. One of the same name with another
+        hash takes it where it says `state = "carry"` and the schemas are equal; other
+        state is dropped, and a sentence says so. Raises RejectError, with nothing
+        changed, for bytes that are no snapshot.
         """
         now_ms, states = state.decode(data)
         dropped: list[str] = []
         found: list[tuple[Running, str | None, dict[str, Subject]]] = []
         here = {one.contract.hash: one for one in self._running.values()}
-        for name, digest, refused, packed in states:
-            running = here.get(digest)
+        for name, digest, schema, refused, packed in states:
+            running = here.get(digest) or self._heir(name, schema)
             if running is not None:
                 subjects = [state.unpack(item, running.contract) for item in packed]
                 found.append((running, refused, {s.key: s for s in subjects}))
@@ -383,6 +349,13 @@ class Machine:
         self._now_ms = now_ms
         self._rebuild_timers()
         return dropped
+
+    def _heir(self, name: str, schema: bytes) -> Running | None:
+        """The later version of a contract that goes on with its state."""
+        running = self._running.get(name)
+        if running is None or not running.contract.carry:
+            return None
+        return running if running.contract.schema == schema else None
 
 
 def allowed(param: Param, text: str) -> int | None:
@@ -424,12 +397,3 @@ def _act_on(
                 actor=action.actor,
             )
         )
-
-
-def _ended(running: Running, now_ms: int) -> list[Firing]:
-    """The end of all that a contract has started, which goes."""
-    return [
-        firing
-        for _, subject in sorted(running.subjects.items())
-        for firing in running.end_all(subject, now_ms, detail="the contract ended")
-    ]

@@ -3,7 +3,7 @@
 A snapshot is deterministic CBOR:
 
     {0: 2 (version), 1: now_ms, 2: [contract, ...]}
-    contract  [name, hash, the subject that found no room or null, [subject, ...]]
+    contract  [name, hash, schema, who found no room or null, [subject, ...]]
     subject   [key, faulted, inputs, rules, params, windows]  in ascending order of key
     inputs    value, held, at_ms, device, heard_ms     of each input, in one array
     rules     phase, since_ms, known_once, unknown_ms, lost, acked_by, lost_acked_by,
@@ -12,8 +12,8 @@ A snapshot is deterministic CBOR:
     windows   [number, count, total, low, high, first, first_ms, last, last_ms, ...]
               one array of the buckets for each window
 
-Version 1, of before there were params and windows, is read as well: its subjects have
-four items, its inputs no heard_ms, and its rules the first five.
+Version 1, of before there were params and windows, is read as well: its contracts have
+no schema, its subjects four items, its inputs no heard_ms, its rules the first five.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ def _rule_due(rule: Rule, state: RuleState) -> list[int]:
     return found
 
 
-# A contract's state: name, hash, the refused subject, its subjects
-Packed = tuple[str, bytes, str | None, list[object]]
+# A contract's state: name, hash, schema, the refused subject, its subjects
+Packed = tuple[str, bytes, bytes, str | None, list[object]]
 
 
 def encode(now_ms: int, contracts: Iterable[Packed]) -> bytes:
@@ -215,11 +215,13 @@ def decode(data: bytes) -> tuple[int, list[Packed]]:
         raise RejectError(f"snapshot: not a map of version {SNAPSHOT_VERSION}")
     contracts: list[Packed] = []
     for item in _of(list, fields[2]):
-        name, digest, refused, subjects = _row(item, 4)
+        row = _row(item, 4 if fields[0] == SNAPSHOT_BEFORE else 5)
+        name, digest, *more, refused, subjects = row
         contracts.append(
             (
                 _of(str, name),
                 _of(bytes, digest),
+                _of(bytes, more[0]) if more else b"",
                 None if refused is None else _of(str, refused),
                 _of(list, subjects),
             )

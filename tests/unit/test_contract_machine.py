@@ -727,3 +727,29 @@ def test_a_recorded_patients_zeros_raise_no_low_alarm() -> None:
     naive = [f for f in play_icu(judge=False) if f.rule == "low" and f.phase == "start"]
     zeros = [f for f in naive if 0 in f.values.values()]
     assert zeros, "the test would prove nothing on a recording without zeros"
+
+
+@pytest.mark.parametrize(
+    ("state", "change", "carried"),
+    [
+        ("carry", ("spo2 < 90", "spo2 < 91"), True),
+        ("reset", ("spo2 < 90", "spo2 < 91"), False),
+        ("carry", ('fresh = "10s"', 'fresh = "11s"'), False),
+        ("carry", ("[rules.low]", "[rules.lower]"), False),
+    ],
+)
+def test_a_later_version_goes_on_with_the_state_where_it_says_so(
+    state: str, change: tuple[str, str], carried: bool
+) -> None:
+    """Only where the state means the same: its schema is equal."""
+    text = (LIBRARY / "spo2-low.toml").read_text().partition("[[examples]]")[0]
+    assert change[0] in text
+    text = text.replace("version  = 1", f'version = 2\nstate = "{state}"')
+    old, new = load(text, "l"), load(text.replace(*change), "l")
+    machine, later = Machine([old]), Machine([new])
+    for second in (0, 8, 16):
+        machine.observe(second * 1000, "a", "ada", LOW)
+    assert [one.rule for one in machine.active()] == ["low"]
+    dropped = later.restore(machine.snapshot())
+    assert bool(later.active()) is carried
+    assert bool(dropped) is not carried
