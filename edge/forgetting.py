@@ -125,6 +125,7 @@ class Forgetting:
 
     async def erase_patient(self, name: str) -> dict[str, object]:
         """Forget a patient; the receipt, which says whether all of it is done."""
+        await self._intake.committed()  # the store is asked whose devices there were
         patient = self._patient(name)
         change = await self._commit(lambda now_ms: self._intent(patient, now_ms))
         self._tell(name)
@@ -269,6 +270,7 @@ class Forgetting:
         self, name: str, was: str, patient: str
     ) -> dict[str, object]:
         """A device was at another patient than its newest assignment to `was` says."""
+        await self._intake.committed()  # the newest assignment may be under way
         device = self._device(name)
         wrong, right = self._patient(was), self._patient(patient)
         if wrong.id == right.id:

@@ -233,7 +233,7 @@ async def _running(
     registry = reader.registry()
     patients = Patients(reader.patients(), reader.last_patient_id())
     evaluator = Evaluator(Machine(contracts), registry.patient_ref)
-    replay(reader, evaluator)
+    damaged = replay(reader, evaluator)
     clock = Clock(
         reader.newest_ms(),
         disciplined=(lambda: True) if settings.clock_trusted else kernel_says_synced,
@@ -277,6 +277,10 @@ async def _running(
         epoch = epochs.first_entries(writer.connection, origin, registry, now_ms)
     rollback = str(meta(writer.connection, "rollback_alarm") or "")
     intake.start([*epoch, start], rollback)
+    if damaged:
+        detail = f"{len(damaged)} stored frames are damaged, the first: {damaged[0]}"
+        log.error("%s (see `iomt store check`)", detail)
+        intake.alarm("store", "start", detail)
     copy = _start_copy(settings, intake, trouble)
     administration = Administration(
         intake, registry, patients, keys, clock, keyring.master
@@ -342,13 +346,15 @@ def _start_copy(
     return copy
 
 
-def replay(reader: Reader, evaluator: Evaluator) -> None:
+def replay(reader: Reader, evaluator: Evaluator) -> list[str]:
     """Bring the contracts to where the newest commit left them: snapshot, then replay.
 
-    The firings of the replay stand in the ledger already, so they are not kept.
+    The firings of the replay stand in the ledger already, so they are not kept. A frame
+    that is damaged must not keep a ward without its gateway: it is returned, and told.
     """
     state = reader.contract_state()
     after = 0
+    damaged: list[str] = []
     if state is not None:
         after, snapshot = state
         try:
@@ -356,7 +362,7 @@ def replay(reader: Reader, evaluator: Evaluator) -> None:
                 log.warning("%s", sentence)
         except RejectError as error:
             raise IntegrityError(f"the contracts' state is damaged: {error}") from error
-    for stored in reader.records_after(after):
+    for stored in reader.records_after(after, damaged.append):
         try:
             evaluator.feed(stored.record)
         except RefusedError as error:
@@ -365,6 +371,7 @@ def replay(reader: Reader, evaluator: Evaluator) -> None:
                 stored.reading_id(0),
                 error,
             )
+    return damaged
 
 
 # ---- The doors ----

@@ -133,6 +133,7 @@ class Intake:
         self._held: deque[tuple[CommitReport, int]] = deque()
         self._safe_left = SAFE_MODE_MESSAGES if stores.safe_mode else 0
         self._safe_task: asyncio.Task[None] | None = None
+        self._safe_arrival: Arrival | None = None
         self._administering: set[asyncio.Future[None]] = set()
         self.on_commit: list[Callable[[CommitReport], None]] = []
         self.totals = stores.totals
@@ -232,9 +233,9 @@ class Intake:
                 case Admitted():
                     outcome = self._take(decision)
                 case Repeated():
-                    outcome = self._open.repeat(arrival, decision)
+                    outcome = self._open.repeat(arrival, decision, now_ms)
                 case RefusedError():
-                    outcome = self._open.refuse(arrival, decision)
+                    outcome = self._open.refuse(arrival, decision, now_ms)
             self._open.answer(arrival, outcome)
         self._schedule_deadline()
 
@@ -316,14 +317,25 @@ class Intake:
                 done.set_result(None)
 
         self._administering.add(done)
-        if not self._safe_left:
-            self._run_turn()  # what came before the change is taken before it
+        self._take_all()  # what came before the change is taken before it
         self._do(lambda: self._change(change(self._clock.now_ms())))
         self._open.applied.append(finish)
         self._consider_commit()
         if self._stopped and not done.done():
             raise DurabilityError("the gateway has stopped")
         await done
+
+    def _take_all(self) -> None:
+        """Take everything that was submitted, in safe mode too: without its digests."""
+        if self._safe_arrival is not None:
+            self._take_safely()
+        while self._turn and not self._stopped:
+            self._run_turn()
+
+    async def committed(self) -> None:
+        """Return once everything that was submitted or changed so far is durable."""
+        self._take_all()
+        await self._commit_all()
 
     async def maintain(self, step: Callable[[Writer], T]) -> T:
         """Run a step on the writer's thread between two commits.
@@ -505,12 +517,10 @@ class Intake:
     async def _run_safe(self) -> None:
         """One message a commit, its digest durable before anyone looks at it."""
         while self._turn and self._safe_left and not self._stopped:
-            arrival = self._turn.popleft()
+            self._safe_arrival = arrival = self._turn.popleft()
             await self._mark({"suspect": digest_of(arrival.payload)})
-            # In the message's own commit: once it is durable it is no suspect.
-            self._open.batch.statements.append(_CLEAR_SUSPECT)
-            self._turn_size -= len(arrival.payload)
-            self._admit_one(arrival)
+            if self._safe_arrival is not None:  # no change has hurried it on
+                self._take_safely()
             await self._commit_all()
             self._safe_left -= 1
             if not self._safe_left:
@@ -520,7 +530,13 @@ class Intake:
         if self._turn:
             self._run_turn()
 
-    def _admit_one(self, arrival: Arrival) -> None:
+    def _take_safely(self) -> None:
+        arrival, self._safe_arrival = self._safe_arrival, None
+        if arrival is None:
+            return
+        # In the message's own commit: once it is durable it is no suspect.
+        self._open.batch.statements.append(_CLEAR_SUSPECT)
+        self._turn_size -= len(arrival.payload)
         self._do(lambda: self._admit([arrival]))
 
     async def _commit_all(self) -> None:

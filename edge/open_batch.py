@@ -126,21 +126,24 @@ class OpenBatch:
         ]
         return Outcome(Verdict.COMMITTED)
 
-    def repeat(self, arrival: Arrival, repeated: Repeated) -> Outcome:
+    def repeat(self, arrival: Arrival, repeated: Repeated, now_ms: int) -> Outcome:
         """A repetition; where we can no longer compare it, keep what came."""
         if not repeated.verified:
-            self._quarantine(arrival, "unverified-duplicate", "an old sequence")
+            reason = "unverified-duplicate"
+            self._quarantine(arrival, reason, "an old sequence", now_ms)
         return Outcome(Verdict.DUPLICATE)
 
-    def refuse(self, arrival: Arrival, refusal: RefusedError) -> Outcome:
+    def refuse(self, arrival: Arrival, refusal: RefusedError, now_ms: int) -> Outcome:
         """A refusal, kept with its reason."""
         detail = refusal.detail[:DETAIL_LENGTH_MAX]
-        self._quarantine(arrival, refusal.reason.value, detail)
+        self._quarantine(arrival, refusal.reason.value, detail, now_ms)
         self.batch.counts[f"refused.{refusal.reason.value}"] += 1
         self.refusals.append((arrival.device, refusal.reason, detail))
         return Outcome(Verdict.REFUSED, refusal.reason, detail)
 
-    def _quarantine(self, arrival: Arrival, reason: str, detail: str) -> None:
+    def _quarantine(
+        self, arrival: Arrival, reason: str, detail: str, now_ms: int
+    ) -> None:
         self.batch.refusals.append(
             Refusal(
                 arrival.principal,
@@ -149,6 +152,7 @@ class OpenBatch:
                 reason,
                 detail,
                 arrival.payload,
+                now_ms,
             )
         )
         self.batch.size += len(arrival.payload)

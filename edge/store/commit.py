@@ -79,6 +79,7 @@ class Refusal(NamedTuple):
     reason: str
     detail: str
     payload: bytes
+    time_ms: int  # when it came, which may be before its commit
 
 
 @dataclass(slots=True)
@@ -471,7 +472,7 @@ class Writer:
         execute(
             "INSERT INTO quarantine (time_ms, principal, reason, size, sealed) "
             "VALUES (?, ?, ?, ?, ?)",
-            (batch.time_ms, tag, refusal.reason, len(sealed), sealed),
+            (refusal.time_ms, tag, refusal.reason, len(sealed), sealed),
         )
         self._quarantined[tag] += len(sealed)
         self._quarantined_total += len(sealed)

@@ -213,7 +213,11 @@ class _Chain:
 
     def witnesses(self) -> str:
         """Whoever else signed the checkpoint."""
-        parsed = note.parse_note(self._log.checkpoint()[1])
+        try:
+            signed = self._log.checkpoint()[1]
+        except NotFoundError as error:
+            raise _AbsentError(str(error), needed=False) from error
+        parsed = note.parse_note(signed)
         others = [
             one.name
             for one in parsed.signatures

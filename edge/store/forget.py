@@ -25,6 +25,7 @@ from pathlib import Path
 import apsw
 
 from edge import cbor
+from edge.errors import IntegrityError, RejectError
 from edge.store import vault
 from edge.store.commit import Class, Writer
 from edge.store.database import (
@@ -41,6 +42,7 @@ REFUSALS_STEP_COUNT = 200
 BATCHES_STEP_COUNT = 500
 VACUUM_STEP_PAGES = 500
 TRUNCATE_WAIT_MS = 100
+_DAMAGED = object()  # a refusal that nobody can read: it may be anybody's
 NO_KEY = b""  # stands for the wrapped key of an episode that nobody may open again
 FOREVER_MS = 2**63 - 1
 
@@ -130,7 +132,8 @@ def _destroy_refusals(writer: Writer, patient: int, gone: Destroyed) -> Iterator
             for id_, time_ms, sealed in page
             for device in (_refused_device(writer, sealed),)
             if any(
-                device == name and begin <= time_ms <= end for name, begin, end in worn
+                device in (name, _DAMAGED) and begin <= time_ms <= end
+                for name, begin, end in worn
             )
         ]
         if ids:
@@ -144,7 +147,10 @@ def _drop_refusals(writer: Writer, ids: list[int]) -> None:
 
 
 def _refused_device(writer: Writer, sealed: bytes) -> object:
-    refusal = cbor.decode(vault.unseal(writer.keys.gateway, sealed, b"quarantine"))
+    try:
+        refusal = cbor.decode(vault.unseal(writer.keys.gateway, sealed, b"quarantine"))
+    except (IntegrityError, RejectError):
+        return _DAMAGED
     return refusal[1] if isinstance(refusal, list) else None
 
 

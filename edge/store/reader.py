@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +48,8 @@ from edge.store.log_reader import LogReader
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,7})(?:\.([0-9]{1,4}))?")
 EPISODE_KEYS_KEPT = 1024
 PAGE_COUNT = 256
+
+log = logging.getLogger("edge.reader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +225,19 @@ class Reader:
         frames = heapq.merge(*(self._frame_ids(episode) for (episode,) in episodes))
         yield from self._frames_records(frames)
 
-    def records_after(self, batch_id: int) -> Iterator[StoredRecord]:
-        """Every record of the batches after this one, in leaf order."""
+    def records_after(
+        self, batch_id: int, damaged: Callable[[str], None] | None = None
+    ) -> Iterator[StoredRecord]:
+        """Every record of the batches after this one, in leaf order.
+
+        A frame that cannot be read is an IntegrityError, unless `damaged` takes it.
+        """
         yield from self._frames_records(
             self._pages(
                 "SELECT id FROM frames WHERE id > ? ORDER BY id LIMIT ?",
                 ((batch_id + 1) << FRAME_BITS) - 1,
-            )
+            ),
+            damaged,
         )
 
     def newest_of(self, device: Device) -> list[Record]:
@@ -245,7 +254,8 @@ class Reader:
                 "LIMIT ?",
                 (episode, HASHES_KEPT),
             ):
-                opened = [Record.decode(body) for _, body in self._records_of(frame)]
+                bodies = self._records_of(frame, log.error)
+                opened = [Record.decode(body) for _, body in bodies]
                 found += [one for one in reversed(opened) if one.kind is Kind.READING]
                 if len(found) >= HASHES_KEPT:
                     return found[:HASHES_KEPT][::-1]
@@ -265,7 +275,9 @@ class Reader:
             yield from (id_ for (id_,) in page)
             after = page[-1][0]
 
-    def _frames_records(self, frames: Iterable[int]) -> Iterator[StoredRecord]:
+    def _frames_records(
+        self, frames: Iterable[int], damaged: Callable[[str], None] | None = None
+    ) -> Iterator[StoredRecord]:
         """The records of these frames, in the order of batches and leaves."""
         for batch_id, ids in groupby(frames, lambda one: one >> FRAME_BITS):
             place = rows(
@@ -277,15 +289,22 @@ class Reader:
                 StoredRecord(batch_id, boot_id, number, leaf, Record.decode(body))
                 for boot_id, number in place
                 for one in ids
-                for leaf, body in self._records_of(one)
+                for leaf, body in self._records_of(one, damaged)
             ]
             yield from sorted(found, key=lambda stored: stored.leaf)
 
-    def _records_of(self, frame: int) -> list[tuple[int, bytes]]:
+    def _records_of(
+        self, frame: int, damaged: Callable[[str], None] | None = None
+    ) -> list[tuple[int, bytes]]:
         """(leaf, record) of a frame; nothing where it was forgotten meanwhile."""
         try:
             return self.open_frame(frame).records
         except ErasedError:
+            return []
+        except IntegrityError as error:
+            if damaged is None:
+                raise
+            damaged(f"frame {frame}: {error}")
             return []
 
     # ---- What was forgotten ----

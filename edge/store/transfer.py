@@ -13,6 +13,7 @@ says so.
 
 from __future__ import annotations
 
+import logging
 import os
 
 import apsw
@@ -22,6 +23,8 @@ from edge.store import vault
 from edge.store.commit import BOOT_ID_SIZE, Writer
 from edge.store.database import FRAME_BITS, rows
 from edge.store.keys import Keys, episode_associated, frame_associated
+
+log = logging.getLogger("edge.transfer")
 
 
 def rewrap(writer: Writer, where: str, values: tuple[int, ...], patient: int) -> int:
@@ -33,10 +36,15 @@ def rewrap(writer: Writer, where: str, values: tuple[int, ...], patient: int) ->
         values,
     )
     for id_, ref, was, wrapped in episodes:
-        key = _unwrap(keys, ref, was, wrapped)
-        sealed = vault.seal(
-            keys.patient(patient), key, episode_associated(ref, patient)
-        )
+        try:
+            key = _unwrap(keys, ref, was, wrapped)
+        except IntegrityError as error:  # it opens nothing, whoever holds it
+            log.error("the key of episode %d is damaged: %s", id_, error)
+            sealed = wrapped
+        else:
+            sealed = vault.seal(
+                keys.patient(patient), key, episode_associated(ref, patient)
+            )
         connection.execute(
             "UPDATE episodes SET patient = ?, wrapped = ? WHERE id = ?",
             (patient, sealed, id_),
@@ -135,9 +143,13 @@ def _reseal(
     episode_id = connection.last_insert_rowid()
     for frame in frames:
         boot, number, retention, sealed = _frame(connection, frame)
-        plain = vault.unseal(
-            was_key, sealed, frame_associated(boot, number, was_ref, retention)
-        )
+        try:
+            plain = vault.unseal(
+                was_key, sealed, frame_associated(boot, number, was_ref, retention)
+            )
+        except IntegrityError as error:  # nobody can read it, here or there
+            log.error("frame %d is damaged and goes with the claim: %s", frame, error)
+            continue
         again = vault.seal(key, plain, frame_associated(boot, number, ref, retention))
         connection.execute(
             "UPDATE frames SET episode = ?, sealed = ? WHERE id = ?",

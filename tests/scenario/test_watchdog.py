@@ -103,7 +103,7 @@ def test_what_is_no_heartbeat_does_not_keep_it_quiet() -> None:
 
 def test_a_command_that_hangs_is_ended_and_never_runs_twice(tmp_path: Path) -> None:
     now, lines = [0.0], list[str]()
-    options = Options(tmp_path / "s", command="sleep 600")
+    options = Options(tmp_path / "s", command="sh -c 'sleep 600'")
     dog = Watchdog(options, lines.append, lambda: now[0])
     now[0] = 11
     dog.look()
