@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,8 +110,13 @@ class Gateway:
 
 
 @contextmanager
-def running(parent: Path) -> Iterator[Gateway]:
-    """`iomt run` on a fresh directory; at the end stopped, checked and removed."""
+def running(
+    parent: Path, contracts: Mapping[str, str] | None = None
+) -> Iterator[Gateway]:
+    """`iomt run` on a fresh directory; at the end stopped, checked and removed.
+
+    With the contracts of `iomt init`, or these texts by their names.
+    """
     top = Path(tempfile.mkdtemp(prefix="iomt-bench-", dir=parent))
     try:
         port = peers.free_port()
@@ -121,6 +126,11 @@ def running(parent: Path) -> Iterator[Gateway]:
         text = text.replace('# clock = "auto"  ', 'clock = "trusted"  ')
         configuration = initialise(top, ORIGIN, text)
         settings = config.load(configuration)
+        if contracts is not None and settings.contracts is not None:
+            shutil.rmtree(settings.contracts)
+            settings.contracts.mkdir()
+            for name, content in contracts.items():
+                (settings.contracts / f"{name}.toml").write_text(content)
         if not settings.clock_trusted or settings.mqtt is None:
             raise RuntimeError("the template of the configuration has changed")
         with (top / "log").open("wb") as log:

@@ -466,9 +466,8 @@ class Writer:
         """Quarantine with a quota for each sender; what has to go is counted."""
         execute = self._connection.execute
         tag = self._keys.tag(refusal.principal)[:BOOT_ID_SIZE]
-        sealed = vault.seal(
-            self._keys.gateway, cbor.encode(list(refusal)), b"quarantine"
-        )
+        kept = cbor.encode(list(refusal[:-1]))  # its time stands beside it
+        sealed = vault.seal(self._keys.gateway, kept, b"quarantine")
         execute(
             "INSERT INTO quarantine (time_ms, principal, reason, size, sealed) "
             "VALUES (?, ?, ?, ?, ?)",
