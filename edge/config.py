@@ -18,6 +18,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from edge.errors import ConfigurationError
+from edge.ledger.batch import APPROVERS_MAX
+from edge.ledger.ed25519 import key_fault
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -26,6 +28,7 @@ ORIGIN_PATTERN = re.compile(r"[A-Za-z0-9._/-]{1,128}")
 ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
 RETENTION_DAYS_MAX = 36_500
+APPROVER_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 MASTER_SOURCES = ("file", "credential", "passphrase")
 
 
@@ -89,6 +92,8 @@ class Settings:
     retention: Retention = Retention()
     watchdog: Path | None = None
     webhook: Webhook | None = None
+    quorum: int = 0  # approvals that a contract needs; 0: the directory decides
+    approvers: tuple[tuple[str, bytes], ...] = ()  # name, Ed25519 public key
 
 
 class _Table:
@@ -232,6 +237,32 @@ def _listen(value: object) -> Address:
     return Address(host, port)
 
 
+def _approvers(value: object) -> tuple[tuple[str, bytes], ...]:
+    """[[contracts.approver]] name, key: who signs, and their public keys."""
+    if not isinstance(value, list) or len(value) > APPROVERS_MAX:
+        raise ValueError(f"must be up to {APPROVERS_MAX} tables [[contracts.approver]]")
+    found: dict[str, bytes] = {}
+    for one in value:
+        match one:
+            case {"name": str(name), "key": str(text), **more} if not more:
+                pass
+            case _:
+                raise ValueError("each has name and key, texts in quotes, and no more")
+        if not APPROVER_PATTERN.fullmatch(name) or name in found:
+            raise ValueError(
+                f"name {name!r}: 1 to 64 of A–Z a–z 0–9 space . _ @ -, once"
+            )
+        try:
+            key = bytes.fromhex(text)
+            fault = key_fault(key)
+        except ValueError:
+            key, fault = b"", "not hexadecimal"
+        if fault or key in found.values():
+            raise ValueError(f"key of {name}: {fault or 'is another approver’s'}")
+        found[name] = key
+    return tuple(found.items())
+
+
 def parse(text: str, name: str, base: Path) -> Settings:
     """Settings of a configuration file's text; `base` is what its paths start from."""
     report = _Report(name, text)
@@ -290,6 +321,12 @@ def parse(text: str, name: str, base: Path) -> Settings:
     ble_on = ble.get("enabled", False, _switch)
     web = opened["web"].get("listen", None, _listen)
     contracts = opened["contracts"].get("directory", None, path)
+    quorum = opened["contracts"].get("quorum", 0, _whole(0, APPROVERS_MAX))
+    approvers = opened["contracts"].get("approver", (), _approvers)
+    if quorum > len(approvers):
+        report.add("contracts", "quorum", f"{quorum} of {len(approvers)} approvers")
+    if approvers and not quorum:
+        report.add("contracts", "quorum", "say how many approvers it takes, 1 or more")
     for table in opened.values():
         table.finish()
     if contracts and not contracts.is_dir():
@@ -314,6 +351,8 @@ def parse(text: str, name: str, base: Path) -> Settings:
         retention=retention,
         watchdog=watchdog,
         webhook=Webhook(url, secret) if url and secret else None,
+        quorum=quorum,
+        approvers=approvers,
     )
 
 
@@ -368,4 +407,8 @@ listen = "127.0.0.1:8080"         # plain text: loopback only
 
 [contracts]
 directory = "contracts"           # every *.toml in it is active; see docs/contracts.md
+# quorum = 2                      # then only what approvers have signed is active:
+# [[contracts.approver]]          # `iomt contract propose|approve|activate`
+# name = "dr.a"
+# key  = "..."                    # of `iomt contract key FILE`, 64 hex digits
 """

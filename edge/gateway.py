@@ -11,27 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import logging
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from edge import cbor, control
-from edge.administration import Administration, Patients, software_hash
+from edge.activation import Activation, contracts_by_hash
+from edge.administration import Administration, Patients
 from edge.admission import Admission
 from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
 from edge.config import Settings
 from edge.contracts.evaluation import Evaluator
-from edge.contracts.language import load_directory
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
 from edge.delivery.alerts import AlertPublisher
@@ -41,19 +39,19 @@ from edge.errors import ConfigurationError, IntegrityError, RefusedError, Reject
 from edge.forgetting import Forgetting
 from edge.heartbeat import beat
 from edge.intake import Intake, Stores
-from edge.ledger.batch import GatewayStart
 from edge.model import Firing, LiveFiring
 from edge.sources.ble import BleSource
 from edge.sources.ble_hci import attach
 from edge.sources.mqtt_listener import MqttListener
+from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
-from edge.store import epochs, forget
+from edge.store import contract_log, forget
+from edge.store.contract_log import SOURCE_KEY
 from edge.store.database import lock_directory, meta, open_writer
 from edge.store.evidence import CheckpointCopy, open_log
 from edge.store.keys import Keys
 from edge.store.keysource import settle
 from edge.store.reader import Reader, StoredRecord
-from edge.store.replaying import SOURCE_KEY
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
@@ -67,36 +65,6 @@ RECONNECT_DELAY_MIN_S, RECONNECT_DELAY_MAX_S = 0.5, 30.0
 VIEWER = "viewer"
 
 log = logging.getLogger("edge.gateway")
-
-
-def program_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("iomt-edge-gateway")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
-def program_hash() -> bytes:
-    """SHA-256 over the program's own files, the C core among them."""
-    top = Path(__file__).parent
-    files = [one for end in ("py", "so") for one in top.rglob(f"*.{end}")]
-    return software_hash({str(one.relative_to(top)): one.read_bytes() for one in files})
-
-
-def load_contracts(directory: Path | None) -> list[Contract]:
-    """Every *.toml of the directory; ConfigurationError lists all mistakes."""
-    if directory is None:
-        return []
-    try:
-        # As bytes: the contract's hash covers the file as it is, line ends included.
-        texts = {
-            one.name: one.read_bytes().decode()
-            for one in sorted(directory.glob("*.toml"))
-        }
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{directory}: {error}"]) from error
-    return load_directory(texts)
 
 
 @dataclass(slots=True)
@@ -117,7 +85,8 @@ class Core:
 @contextlib.asynccontextmanager
 async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """Hold the data directory, with an intake that commits; stopped at the end."""
-    contracts = load_contracts(settings.contracts)
+    if not settings.quorum:
+        load_contracts(settings.contracts)  # mistakes are told before anything changes
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_directory(settings.directory))
         settle(settings.keys, settings.master, settings.directory)
@@ -147,7 +116,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
                 settings.quarantine_quota_kb * 1024,
             ),
         )
-        exits, poison = _note_start(writer, connection, contracts)
+        begun = rules(settings, connection)
+        exits, poison = _note_start(writer, connection, begun.contracts)
         forget.resume(writer)
         reader = stack.enter_context(
             contextlib.closing(Reader(settings.directory, keyring.master))
@@ -158,7 +128,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             reader,
             writer,
             keys,
-            contracts,
+            begun,
             boot_id,
             safe_mode=exits >= SAFE_MODE_EXITS,
             poison=poison,
@@ -223,7 +193,7 @@ async def _running(
     reader: Reader,
     writer: store.Writer,
     keys: Keys,
-    contracts: list[Contract],
+    begun: Rules,
     boot_id: bytes,
     *,
     safe_mode: bool,
@@ -232,7 +202,11 @@ async def _running(
 ) -> AsyncIterator[Core]:
     registry = reader.registry()
     patients = Patients(reader.patients(), reader.last_patient_id())
-    evaluator = Evaluator(Machine(contracts), registry.patient_ref)
+    contract_of = contracts_by_hash(
+        lambda digest: contract_log.text_of(reader.connection, digest),
+        {one.hash: one for one in begun.contracts},
+    )
+    evaluator = Evaluator(Machine(begun.contracts), registry.patient_ref, contract_of)
     damaged = replay(reader, evaluator)
     clock = Clock(
         reader.newest_ms(),
@@ -260,23 +234,22 @@ async def _running(
         settings.pace,
         failed,
     )
-    now_ms = clock.now_ms()
-    start = GatewayStart(
-        boot_id=boot_id,
-        time_ms=now_ms,
-        synchronised=clock.synced,
-        version=program_version(),
-        software=program_hash(),
-        configuration=hashlib.sha256(settings.source_bytes).digest(),
-        contracts=tuple(one.hash for one in contracts),
-    ).encode()
     undelivered = reader.undelivered()  # before this process's own firings
-    epoch = []
-    if not writer.tree_size:
-        origin = settings.origin
-        epoch = epochs.first_entries(writer.connection, origin, registry, now_ms)
+    own = begin(
+        settings,
+        writer.connection,
+        registry,
+        begun,
+        boot_id,
+        tree_size=writer.tree_size,
+        now_ms=clock.now_ms(),
+        synced=clock.synced,
+    )
     rollback = str(meta(writer.connection, "rollback_alarm") or "")
-    intake.start([*epoch, start], rollback)
+    intake.start(own.entries, rollback, own.statements)
+    if own.changed:
+        log.warning("changed since the last start: %s", own.changed)
+        intake.alarm("changed", "finding", own.changed)
     if damaged:
         detail = f"{len(damaged)} stored frames are damaged, the first: {damaged[0]}"
         log.error("%s (see `iomt store check`)", detail)
@@ -298,6 +271,8 @@ async def _running(
     administration.more.update(forgetting.operations)
     alarms = Alarms(intake, registry, patients, clock)
     administration.more.update(alarms.operations)
+    activation = Activation(intake, begun.lifecycle, contract_of, clock)
+    administration.more.update(activation.operations)
     await forgetting.resume()
     try:
         yield Core(

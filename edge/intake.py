@@ -364,12 +364,19 @@ class Intake:
         """The random id of this start."""
         return self._stores.boot_id
 
-    def start(self, entries: Sequence[bytes], rollback: str = "") -> None:
+    def start(
+        self,
+        entries: Sequence[bytes],
+        rollback: str = "",
+        statements: Sequence[tuple[str, tuple[SqlValue, ...]]] = (),
+    ) -> None:
         """Begin: the start's own entries are the first commit.
 
-        `rollback` says why a new epoch begins; its alarm is in the same commit.
+        `rollback` says why a new epoch begins; its alarm is in the same commit, and so
+        are the statements' rows.
         """
         self._open.batch.entries += entries
+        self._open.batch.statements += statements
         if rollback:
             self._raise("rollback", "start", rollback)
             self._open.batch.statements.append(_CLEAR_ROLLBACK)

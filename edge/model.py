@@ -60,6 +60,7 @@ class Kind(IntEnum):
     ERASURE = 5
     TRANSFER = 6
     ACTION = 7
+    CONTRACT = 8
 
 
 class Attestation(IntEnum):

@@ -7,6 +7,7 @@
   const MAX_NUMBER = (1n << 63n) - 1n; // of a tree size, an index, a time
   const MAX_PATH_COUNT = 63; // hashes: the height of the largest tree
   const MAX_CBOR_DEPTH = 8;
+  const MAX_APPROVERS = 16n;
 
   class Refused extends Error {
     constructor(reason, place) {
@@ -197,6 +198,9 @@
     hash: (v) => v instanceof Uint8Array && v.length === HASH_SIZE,
     hashes: (v) => Array.isArray(v) && v.every(is.hash),
     signature: (v) => v instanceof Uint8Array && v.length === 64,
+    step: (v) => typeof v === "bigint" && v >= 1n && v <= 4n,
+    approvers: (v) => Array.isArray(v) && BigInt(v.length) <= MAX_APPROVERS && v.every(
+      (one) => Array.isArray(one) && one.length === 2 && is.text(one[0]) && is.hash(one[1])),
     bit: (v) => v === 0n || v === 1n,
     upTo: (limit) => (v) => typeof v === "bigint" && v >= 0n && v <= limit,
     oneOf: (...words) => (v) => words.includes(v),
@@ -223,17 +227,26 @@
   const START = 3;
   const TICK = 4;
   const ENROLMENT = 5;
+  const STEP = 10;
   const ENTRY_KINDS = new Map([
     [BATCH, ["batch", fieldsOf([1, is.id], [2, is.number], [3, is.number], [4, is.bit],
       [5, is.hash])]],
     [EPOCH, ["epoch start", fieldsOf([1, is.name], [2, is.number], [3, [is.name]],
       [4, [is.bytes]], [5, [is.number]], [6, [is.hash]])]],
     [START, ["gateway start", fieldsOf([1, is.id], [2, is.number], [3, is.bit], [4, is.name],
-      [5, is.hash], [6, is.hash], [7, is.hashes])]],
+      [5, is.hash], [6, is.hash], [7, is.hashes], [8, [is.hash]])]],
     [TICK, ["clock tick", fieldsOf([1, is.id], [2, is.number], [3, is.bit])]],
     [ENROLMENT, ["device enrolment", fieldsOf([1, is.id], [2, is.number], [3, is.bit],
       [4, [is.hash]])]],
     [6, ["device revocation", fieldsOf([1, is.id], [2, is.number])]],
+    [7, ["authority", fieldsOf([1, is.name], [2, is.number], [3, is.upTo(MAX_APPROVERS)],
+      [4, is.approvers])]],
+    [8, ["contract proposal", fieldsOf([1, is.number], [2, is.number], [3, is.hash],
+      [4, is.name], [5, is.number])]],
+    [9, ["contract approval", fieldsOf([1, is.number], [2, is.number], [3, is.hash],
+      [4, is.name], [5, is.signature])]],
+    [STEP, ["contract step", fieldsOf([1, is.number], [2, is.number], [3, is.hash],
+      [4, is.step], [5, [is.name]], [6, [is.signature]])]],
   ]);
 
   function decodeEntry(bytes, place) {
@@ -251,12 +264,17 @@
       const wanted = map.get(3n) === 1n;
       require(map.has(4n) === wanted, "the enrolment's key does not fit its attestation", place);
     }
+    if (bytes[0] === STEP) {
+      const signed = map.get(4n) !== 1n;
+      const whole = map.has(5n) === signed && map.has(6n) === signed;
+      require(whole, "every step but an activation is signed", place);
+    }
     return { type: bytes[0], name, map, time: map.get(bytes[0] === BATCH ? 3n : 2n) };
   }
 
   // ---- records, section 3 ---------------------------------------------------------------
 
-  const RECORD = fieldsOf([0, is.number], [1, is.upTo(6n)], [2, [is.text]], [3, [is.text]],
+  const RECORD = fieldsOf([0, is.number], [1, is.upTo(8n)], [2, [is.text]], [3, [is.text]],
     [4, is.number], [5, is.bit], [6, [is.oneOf("mqtt", "ble", "ble-bonded")]],
     [7, is.upTo(63n)], [8, [is.id]], [9, is.bytes]);
 

@@ -19,6 +19,7 @@
     decodeCbor, is, checkMap, fieldsOf, BATCH, EPOCH, START, TICK, ENROLMENT,
     decodeEntry, decodeRecord,
   } = globalThis.iomtFormat;
+  const { Contracts } = globalThis.iomtContracts;
 
   const TILE_WIDTH = 256; // hashes in a full tile, entries in a full bundle
   const MAX_PROOF_SIZE = 1 << 20; // bytes
@@ -406,7 +407,7 @@
           const place = `${bundle.path}, entry ${index} (byte ${at})`;
           const hash = wanted.next().value;
           require(equal(await leafHash(entry), hash), "not the entry that was logged", place);
-          history.take(index, decodeEntry(entry, place), place);
+          await history.take(index, decodeEntry(entry, place), place);
           index += 1n;
         }
       }
@@ -474,9 +475,10 @@
       this.boot = null; // the one that runs
       this.number = 0n; // of its next batch
       this.counts = new Map(); // entries by kind
+      this.contracts = new Contracts(signatureHolds, isDeviceKey);
     }
 
-    take(index, { type, name, map, time }, place) {
+    async take(index, { type, name, map, time }, place) {
       const epoch = type === EPOCH;
       require(epoch === (index === 0n), "entry 0, and no other, is the epoch start", place);
       if (epoch) require(map.get(1n) === this.origin, "the epoch is of another origin", place);
@@ -487,6 +489,7 @@
         require(!this.boots.has(this.boot), "a boot id comes for the second time", place);
         this.boots.add(this.boot);
         this.number = 0n;
+        this.contracts.checkStart(map.get(7n), place);
       } else if (type === BATCH || type === TICK) {
         const ours = hex(map.get(1n)) === this.boot;
         require(ours, "the boot id is not that of the last gateway start", place);
@@ -495,6 +498,7 @@
         require(map.get(2n) === this.number, `batch ${this.number} is due`, place);
         this.number += 1n;
       }
+      await this.contracts.take(type, map, place);
       this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
     }
   }

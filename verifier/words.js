@@ -6,7 +6,7 @@
 (() => {
   const { decodeCbor, hex } = globalThis.iomtFormat;
   const KINDS = ["count", "reading", "firing", "timer tick", "assignment",
-    "erasure", "transfer", "action"];
+    "erasure", "transfer", "action", "contract's step"];
   const FLAGS = ["late", "our clock was not synchronised", "backlog",
     "a value outside its plausible range", "no sensor contact", "typed in by a person"];
   // docs/wire-format.md section 1, by key
@@ -18,9 +18,12 @@
   const ORIGINALS = new Map([
     [0n, ["leaves before padding", "messages received", "committed", "duplicates", "refused"]],
     [2n, ["contract", "contract's SHA-256", "rule", "priority", "phase", "saw", "detail",
-      "subject", "at_ms"]],
+      "subject", "at_ms", "to", "actor", "paused", "until_ms"]],
     [3n, []],
     [4n, ["assignment", "device", "patient", "patient without a device by this"]],
+    [7n, ["action", "contract", "rule or param", "subject", "actor", "role", "until_ms",
+      "value"]],
+    [8n, ["step", "proposal", "contract's SHA-256"]],
   ]);
 
   function time(ms) {

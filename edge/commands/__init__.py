@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge.commands import (
+    activation,
     alarms,
     backup,
     contracts,
@@ -22,6 +23,7 @@ GROUPS = (
     devices,
     readings,
     contracts,
+    activation,
     backup,
     forgetting,
     evidence,

@@ -1,4 +1,4 @@
-"""`iomt contract check`, `list`, `test`, `explain`, `plot`."""
+"""`iomt contract check`, `test`, `explain`, `plot`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.commands.place import Commands
+from edge.commands.place import Commands, group
 from edge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ EXIT_DIFFERS = 1
 
 def add_to(commands: Commands) -> None:
     """Add this file's commands to the parser."""
-    contract = commands.add_parser("contract", help="rule files").add_subparsers(
-        required=True, metavar="WHAT"
-    )
+    contract = group(commands, "contract", "rule files")
     for name, about, run in (
         ("check", "check rule files and say what they cost", _contract_check),
         ("test", "run the examples that rule files carry", _contract_test),
@@ -33,9 +31,6 @@ def add_to(commands: Commands) -> None:
     one.add_argument("--readings", metavar="CSV", type=Path, required=True)
     one.add_argument("-o", "--output", metavar="PNG", type=Path, required=True)
     one.set_defaults(run=_contract_plot)
-    one = contract.add_parser("list", help="the contracts of a configuration")
-    one.add_argument("--config", metavar="FILE", type=Path, required=True)
-    one.set_defaults(run=_contract_list)
 
 
 def _load(files: list[Path]) -> list[tuple[Path, str, Contract]]:
@@ -117,13 +112,4 @@ def _contract_plot(options: argparse.Namespace) -> int:
         f"{options.output}: {len(result.firings)} firings, {starts} of them starts; "
         f"{result.implausible} implausible values"
     )
-    return 0
-
-
-def _contract_list(options: argparse.Namespace) -> int:
-    from edge import config, gateway  # noqa: PLC0415
-
-    for contract in gateway.load_contracts(config.load(options.config).contracts):
-        rules = ", ".join(one.name for one in contract.rules)
-        print(f"{contract.name:<24} {contract.hash.hex()[:16]} {rules}")
     return 0

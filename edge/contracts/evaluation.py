@@ -14,7 +14,10 @@ from decimal import Decimal
 from edge import cbor
 from edge.contracts.actions import Action
 from edge.contracts.machine import Machine
+from edge.contracts.program import Contract
 from edge.devices.originals import live, readings_of
+from edge.errors import NotFoundError, RejectError
+from edge.ledger.batch import Step
 from edge.model import Firing, Kind, Reading, Record
 
 # In the original of an assignment, a transfer, an erasure: the patient whom contracts
@@ -22,17 +25,26 @@ from edge.model import Firing, Kind, Reading, Record
 RELEASED, FORGOTTEN = 4, 5
 
 
+def _no_contract(digest: bytes) -> Contract:
+    raise NotFoundError(f"no contract {digest.hex()[:16]}")
+
+
 class Evaluator:
     """Feeds records to a machine.
 
-    `patient_of` gives the key of the patient that an assignment reference stands for.
+    `patient_of` gives the key of the patient that an assignment reference stands for,
+    `contract_of` the contract of a hash, where contracts are activated while we run.
     """
 
     def __init__(
-        self, machine: Machine, patient_of: Callable[[bytes | None], bytes | None]
+        self,
+        machine: Machine,
+        patient_of: Callable[[bytes | None], bytes | None],
+        contract_of: Callable[[bytes], Contract] = _no_contract,
     ) -> None:
         self.machine = machine
         self._patient_of = patient_of
+        self._contract_of = contract_of
 
     def feed(
         self, record: Record, readings: Sequence[Reading] | None = None
@@ -44,6 +56,12 @@ class Evaluator:
             return self._release(record)
         if record.kind is Kind.ACTION:
             return self.machine.act(record.received_ms, Action.decode(record.original))
+        if record.kind is Kind.CONTRACT:
+            step, contract = decode_step(record.original)
+            if step in (Step.ACTIVATE, Step.RESUME):
+                found = self._contract_of(contract)
+                return self.machine.activate(record.received_ms, found)
+            return self.machine.deactivate(record.received_ms, contract)
         if record.kind is not Kind.READING or record.device is None:
             return []
         firings = self.machine.advance(record.received_ms)
@@ -86,3 +104,17 @@ class Evaluator:
             subject = f"device:{record.device}"
             firings += self.machine.release(record.received_ms, subject)
         return firings
+
+
+def encode_step(step: Step, sequence: int, contract: bytes) -> bytes:
+    """The original of the record that makes a contract's step take effect."""
+    return cbor.encode({1: int(step), 2: sequence, 3: contract})
+
+
+def decode_step(original: bytes) -> tuple[Step, bytes]:
+    """Step and contract's hash of a record of kind 8; RejectError otherwise."""
+    match cbor.decode(original):
+        case {1: int(number), 2: int(), 3: bytes(contract), **more} if not more:
+            if number in set(Step):
+                return Step(number), contract
+    raise RejectError("a record of kind 8 that is no contract's step")

@@ -277,6 +277,45 @@ class Machine:
                 firings += running.end_all(found, now_ms)
         return firings
 
+    # ---- Contracts ----
+
+    def activate(self, now_ms: int, contract: Contract) -> list[Firing]:
+        """Have a contract at work from now on, in place of the one of its name.
+
+        Where it says `state = "carry"` and the schemas are equal it goes on with the
+        state; otherwise what the one before has started ends.
+        """
+        firings = self.advance(now_ms)
+        before = self._running.pop(contract.name, None)
+        running = Running(contract)
+        self._running[contract.name] = running
+        self._running = dict(sorted(self._running.items()))
+        self._plans.clear()
+        if before is not None:
+            if contract.carry and contract.schema == before.contract.schema:
+                for key, subject in sorted(before.subjects.items()):
+                    packed = state.pack(subject)
+                    running.subjects[key] = state.unpack(packed, contract)
+                running.refused = before.refused
+            else:
+                detail = f"replaced by version {contract.version}"
+                firings += before.end(now_ms, detail)
+        for subject in running.subjects.values():
+            running.evaluate(subject, now_ms, firings)
+        self._rebuild_timers()
+        return firings
+
+    def deactivate(self, now_ms: int, digest: bytes) -> list[Firing]:
+        """End a contract by its hash, with everything that it has started."""
+        firings = self.advance(now_ms)
+        for name, running in list(self._running.items()):
+            if running.contract.hash == digest:
+                del self._running[name]
+                firings += running.end(now_ms, "the contract is not active any more")
+        self._plans.clear()
+        self._rebuild_timers()
+        return firings
+
     # ---- What is there ----
 
     def active(self) -> list[Firing]:

@@ -31,6 +31,7 @@ class Fault(StrEnum):
     LATE = "late"  # stored in a later batch than what caused it
     GAP = "gap"  # numbers of a device that never came
     ORDER = "order"  # a device's numbers that go back without a word of being late
+    CONTRACT = "contract"  # a step that records and public entries tell differently
     SILENCE = "silence"  # the log stood still longer than its ticks allow
 
 

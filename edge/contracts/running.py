@@ -280,6 +280,15 @@ class Running:
             firings.append(self.own(FAULT, "end", subject.key, at_ms))
         return firings
 
+    def end(self, at_ms: int, detail: str) -> list[Firing]:
+        """The end of everything that the contract has started, for all subjects."""
+        firings = []
+        for _, subject in sorted(self.subjects.items()):
+            firings += self.end_all(subject, at_ms, detail=detail)
+        if self.refused is not None:
+            firings.append(self.own(SUBJECTS, "end", self.refused, at_ms))
+        return firings
+
     def alarms(self, now_ms: int) -> list[Alarm]:
         """What is not idle, by subject and rule."""
         found = []

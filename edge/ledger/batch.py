@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from hashlib import sha256
 from typing import ClassVar, TypeAlias
 
@@ -29,6 +30,8 @@ ID_SIZE = 16  # a boot id, a device's random id
 SALT_SIZE = 16
 SALT_KEY_SIZE = 32
 PUBLIC_KEY_SIZE = 32
+SIGNATURE_SIZE = 64
+APPROVERS_MAX = 16
 TIME_MAX_MS = 2**63 - 1
 
 
@@ -103,6 +106,7 @@ class GatewayStart(_Body):
     software: bytes  # SHA-256
     configuration: bytes  # SHA-256
     contracts: tuple[bytes, ...]  # SHA-256 of each
+    core: bytes | None = None  # SHA-256 of the C core alone; older starts have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +146,90 @@ class DeviceRevocation(_Body):
     time_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Authority(_Body):
+    """Who may approve contracts from now on, and how many of them it takes.
+
+    Approvals are signed for `scope`, the gateway's origin in its first epoch. A quorum
+    of 0, with no approver: the files of the gateway's directory are active.
+    """
+
+    TYPE: ClassVar[int] = 0x07
+    NAME: ClassVar[str] = "authority"
+    scope: str
+    time_ms: int
+    quorum: int
+    approvers: tuple[tuple[str, bytes], ...]  # name, Ed25519 public key
+
+
+@dataclass(frozen=True, slots=True)
+class ContractProposal(_Body):
+    """A contract may be approved; its sequence is above that of all before."""
+
+    TYPE: ClassVar[int] = 0x08
+    NAME: ClassVar[str] = "contract proposal"
+    sequence: int
+    time_ms: int
+    contract: bytes  # SHA-256 of its file
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContractApproval(_Body):
+    """An approver's signature over this very proposal (lifecycle.py)."""
+
+    TYPE: ClassVar[int] = 0x09
+    NAME: ClassVar[str] = "contract approval"
+    sequence: int
+    time_ms: int
+    contract: bytes
+    approver: str
+    signature: bytes
+
+
+class Step(IntEnum):
+    """What happens to a contract that was proposed."""
+
+    ACTIVATE = 1
+    SUSPEND = 2
+    RESUME = 3
+    REVOKE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ContractStep(_Body):
+    """A contract begins, pauses, goes on, or ends for ever, from this entry on.
+
+    An activation rests on the approvals; the other steps are signed by one approver.
+    """
+
+    TYPE: ClassVar[int] = 0x0A
+    NAME: ClassVar[str] = "contract step"
+    sequence: int
+    time_ms: int
+    contract: bytes
+    step: Step
+    approver: str | None = None
+    signature: bytes | None = None
+
+    def __post_init__(self) -> None:
+        signed = self.approver is not None, self.signature is not None
+        if set(signed) != {self.step is not Step.ACTIVATE}:
+            raise ValueError("every step but an activation is signed by an approver")
+
+
 Entry: TypeAlias = (
-    Batch | EpochStart | GatewayStart | ClockTick | DeviceEnrolment | DeviceRevocation
+    Batch
+    | EpochStart
+    | GatewayStart
+    | ClockTick
+    | DeviceEnrolment
+    | DeviceRevocation
+    | Authority
+    | ContractProposal
+    | ContractApproval
+    | ContractStep
 )
 
 
@@ -183,6 +269,20 @@ class _Fields:
         if not isinstance(value, str) or not value:
             raise self._fail(key, "is not a text")
         return value
+
+    def pairs(self, key: int, most: int) -> tuple[tuple[str, bytes], ...]:
+        """An array of [text, 32 bytes], at most so many."""
+        value = self._left.pop(key, None)
+        if not isinstance(value, list) or len(value) > most:
+            raise self._fail(key, f"is not an array of at most {most}")
+        found = []
+        for one in value:
+            match one:
+                case [str(name), bytes(octets)] if len(octets) == PUBLIC_KEY_SIZE:
+                    found.append((name, octets))
+                case _:
+                    raise self._fail(key, "holds what is not a name with its key")
+        return tuple(found)
 
     def hashes(self, key: int) -> tuple[bytes, ...]:
         value = self._left.pop(key, None)
@@ -232,6 +332,7 @@ def _gateway_start(body: _Fields) -> GatewayStart:
         software=body.octets(5, HASH_SIZE),
         configuration=body.octets(6, HASH_SIZE),
         contracts=body.hashes(7),
+        core=body.octets(8, HASH_SIZE) if body.has(8) else None,
     )
 
 
@@ -256,6 +357,47 @@ def _device_revocation(body: _Fields) -> DeviceRevocation:
     return DeviceRevocation(device_id=body.octets(1, ID_SIZE), time_ms=body.number(2))
 
 
+def _authority(body: _Fields) -> Authority:
+    return Authority(
+        scope=body.text(1),
+        time_ms=body.number(2),
+        quorum=body.number(3, most=APPROVERS_MAX),
+        approvers=body.pairs(4, most=APPROVERS_MAX),
+    )
+
+
+def _contract_proposal(body: _Fields) -> ContractProposal:
+    return ContractProposal(
+        sequence=body.number(1),
+        time_ms=body.number(2),
+        contract=body.octets(3, HASH_SIZE),
+        name=body.text(4),
+        version=body.number(5),
+    )
+
+
+def _contract_approval(body: _Fields) -> ContractApproval:
+    return ContractApproval(
+        sequence=body.number(1),
+        time_ms=body.number(2),
+        contract=body.octets(3, HASH_SIZE),
+        approver=body.text(4),
+        signature=body.octets(5, SIGNATURE_SIZE),
+    )
+
+
+def _contract_step(body: _Fields) -> ContractStep:
+    sequence, time_ms = body.number(1), body.number(2)
+    contract, number = body.octets(3, HASH_SIZE), body.number(4, most=max(Step))
+    if not number:
+        raise RejectError(f"{ContractStep.NAME}: field 4 is not 1 to {max(Step)}")
+    step = Step(number)
+    if step is Step.ACTIVATE:
+        return ContractStep(sequence, time_ms, contract, step)
+    approver, signature = body.text(5), body.octets(6, SIGNATURE_SIZE)
+    return ContractStep(sequence, time_ms, contract, step, approver, signature)
+
+
 _DECODERS: dict[int, tuple[str, Callable[[_Fields], Entry]]] = {
     Batch.TYPE: (Batch.NAME, _batch),
     EpochStart.TYPE: (EpochStart.NAME, _epoch_start),
@@ -263,6 +405,10 @@ _DECODERS: dict[int, tuple[str, Callable[[_Fields], Entry]]] = {
     ClockTick.TYPE: (ClockTick.NAME, _clock_tick),
     DeviceEnrolment.TYPE: (DeviceEnrolment.NAME, _device_enrolment),
     DeviceRevocation.TYPE: (DeviceRevocation.NAME, _device_revocation),
+    Authority.TYPE: (Authority.NAME, _authority),
+    ContractProposal.TYPE: (ContractProposal.NAME, _contract_proposal),
+    ContractApproval.TYPE: (ContractApproval.NAME, _contract_approval),
+    ContractStep.TYPE: (ContractStep.NAME, _contract_step),
 }
 
 

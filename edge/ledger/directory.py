@@ -18,14 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.errors import RejectError
-from edge.ledger import tiles
+from edge.ledger import ed25519, tiles
 from edge.ledger.batch import (
+    Authority,
     Batch,
     ClockTick,
+    ContractApproval,
+    ContractProposal,
+    ContractStep,
     EpochStart,
     GatewayStart,
     decode_entry,
 )
+from edge.ledger.lifecycle import Lifecycle
 from edge.ledger.note import NOTE_SIZE_MAX, Checkpoint
 from edge.ledger.report import DamageError, Report
 from edge.ledger.tiles import CHECKPOINT_PATH, Tile, TileEdge
@@ -178,6 +183,7 @@ class _History:
         self._boots: set[bytes] = set()
         self._boot: bytes | None = None  # the one that runs
         self._number = 0  # of its next batch
+        self._lifecycle = Lifecycle(ed25519.verify)
 
     def take(self, index: int, content: bytes) -> None:
         entry = decode_entry(content)
@@ -192,14 +198,27 @@ class _History:
                 raise RejectError("a boot id comes for the second time")
             self._boots.add(entry.boot_id)
             self._boot, self._number = entry.boot_id, 0
+            self._check_contracts(entry)
         elif isinstance(entry, Batch | ClockTick) and entry.boot_id != self._boot:
             raise RejectError("the boot id is not that of the last gateway start")
         if isinstance(entry, Batch):
             if entry.number != self._number:
                 raise RejectError(f"batch {entry.number} where {self._number} is due")
             self._number += 1
+        if isinstance(
+            entry, Authority | ContractProposal | ContractApproval | ContractStep
+        ):
+            self._lifecycle.take(entry)
         self._time_ms = entry.time_ms
         self._counts[entry.NAME] += 1
+
+    def _check_contracts(self, start: GatewayStart) -> None:
+        """Where approvals decide, a gateway starts with what they made active."""
+        if not self._lifecycle.governs:
+            return
+        active = {one.contract for one in self._lifecycle.active()}
+        if set(start.contracts) != active:
+            raise RejectError("the start names other contracts than were activated")
 
 
 def _check_other_files(files: _Files, size: int) -> None:

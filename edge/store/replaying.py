@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from edge.contracts.evaluation import Evaluator
+from edge.contracts.evaluation import Evaluator, decode_step
 from edge.contracts.language import load
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
-from edge.contracts.replay import GATEWAY, Finding, Inputs, Placed, compare
+from edge.contracts.replay import GATEWAY, Fault, Finding, Inputs, Placed, compare
 from edge.devices.originals import readings_of
 from edge.errors import NotFoundError
-from edge.ledger.batch import GatewayStart
+from edge.ledger.batch import ContractStep, GatewayStart, Step
 from edge.model import Attestation, Firing, Flag, Kind
-from edge.store.database import meta
+from edge.store import contract_log
 from edge.store.reader import Reader, StoredRecord
-
-SOURCE_KEY = "contract-"  # and the hash in hex: a meta row with the contract's text
 
 
 @dataclass(slots=True)
@@ -54,12 +52,15 @@ def replay(reader: Reader, begin: int = 0, subject: str | None = None) -> Replay
     evaluator: Evaluator | None = None
     boot = b""
     starts = _Starts(reader)
+    steps: list[tuple[int, Step, bytes]] = []  # batch, step, contract: of the records
     patient_of = reader.registry().patient_ref
     for one in reader.records():
         if one.boot_id != boot:
             boot = one.boot_id
             evaluator = starts.evaluator(boot, evaluator, patient_of)
         result.records += 1
+        if one.record.kind is Kind.CONTRACT:
+            steps.append((one.batch_id, *decode_step(one.record.original)))
         if one.record.kind is Kind.FIRING:
             firing = Firing.decode(one.record.original)
             if firing.contract != GATEWAY:
@@ -72,7 +73,7 @@ def replay(reader: Reader, begin: int = 0, subject: str | None = None) -> Replay
         inputs.entry(batch, time_ms, start=start)
     result.firings = len(stored)
     if not removed:
-        found = [*compare(fired, stored), *inputs.end()]
+        found = [*compare(fired, stored), *inputs.end(), *starts.untold(steps)]
         result.findings = [one for one in found if _wanted(one, begin, subject)]
     return result
 
@@ -102,6 +103,7 @@ class _Starts:
         self._reader = reader
         self._entries: list[tuple[int, bool]] = []  # time, whether a start
         self._hashes: dict[bytes, tuple[bytes, ...]] = {}
+        self._steps: list[tuple[Step, bytes]] = []  # of the public entries
         log = reader.log()
         size, _ = log.checkpoint()
         for index in range(size):
@@ -110,11 +112,29 @@ class _Starts:
             self._entries.append((entry.time_ms, start))
             if isinstance(entry, GatewayStart):
                 self._hashes[entry.boot_id] = entry.contracts
+            if isinstance(entry, ContractStep):
+                self._steps.append((entry.step, entry.contract))
 
     def entries(self) -> Iterator[tuple[int, int, bool]]:
         """(0, time, whether a start of the gateway) of every entry."""
         for time_ms, start in self._entries:
             yield 0, time_ms, start
+
+    def untold(self, steps: list[tuple[int, Step, bytes]]) -> Iterator[Finding]:
+        """Where the steps that records made are not those that the log tells.
+
+        A new epoch's log begins with the steps of the one before once more, so the
+        public ones are what the records end with, or all of them.
+        """
+        private = [(step, contract) for _, step, contract in steps]
+        if private == self._steps:
+            return
+        batch = steps[-1][0] if steps else 0
+        text = (
+            f"{len(private)} steps of contracts in the records, "
+            f"{len(self._steps)} in the log, and they differ"
+        )
+        yield Finding(Fault.CONTRACT, batch, 0, text)
 
     def evaluator(
         self,
@@ -127,11 +147,11 @@ class _Starts:
         machine = Machine(contracts)
         if before is not None:
             machine.restore(before.machine.snapshot())
-        return Evaluator(machine, patient_of)
+        return Evaluator(machine, patient_of, self._contract)
 
     def _contract(self, digest: bytes) -> Contract:
-        text = meta(self._reader.connection, SOURCE_KEY + digest.hex())
-        if not isinstance(text, str):
+        text = contract_log.text_of(self._reader.connection, digest)
+        if text is None:
             raise NotFoundError(
                 f"the text of contract {digest.hex()[:16]} is not in this store: "
                 "it was active before texts were kept"

@@ -49,6 +49,14 @@ COMMANDS = (
     "contract",
     "contract check",
     "contract list",
+    "contract key",
+    "contract propose",
+    "contract approve",
+    "contract activate",
+    "contract suspend",
+    "contract resume",
+    "contract revoke",
+    "contract message",
 )
 needs_mosquitto = pytest.mark.skipif(
     shutil.which("mosquitto_pub") is None, reason="apt install mosquitto-clients"
@@ -320,6 +328,65 @@ async def test_a_mistake_in_a_contract_is_found_at_the_start(tmp_path: Path) -> 
         listed = await gateway.do("contract", "list")
         names = [line.split()[0] for line in listed.splitlines()]
         assert names == [one.stem for one in good]
+
+
+@needs_openssl
+@pytest.mark.parametrize("beside", [True, False], ids=["running", "stopped"])
+async def test_two_people_put_a_contract_to_work_and_one_stops_it(
+    tmp_path: Path, *, beside: bool
+) -> None:
+    """One signs with `iomt`, the other with openssl, on a machine of her own."""
+    made = await done("contract", "key", tmp_path / "ann.pem")
+    assert (tmp_path / "ann.pem").stat().st_mode & 0o777 == 0o600
+    ann = next(line for line in made.splitlines() if line.startswith("key"))
+    bob, _, _ = await make_key(tmp_path)
+    key = load_pem_private_key(bob.read_bytes(), None).public_key()
+    public = key.public_bytes_raw().hex()  # type: ignore[union-attr]
+    approvers = "\n".join(
+        (
+            "quorum = 2",
+            *("[[contracts.approver]]", 'name = "ann"', ann),
+            *("[[contracts.approver]]", 'name = "bob"', f'key = "{public}"', "#"),
+        )
+    )
+    rules = tmp_path / "g" / "contracts" / "spo2-low.toml"
+    async with installed(
+        tmp_path / "g", None, **{"# quorum = 2": approvers}
+    ) as gateway:
+        if beside:
+            await gateway.start()
+        do, config = gateway.do, gateway.config
+        assert await do("contract", "list") == ""
+        proposed = await do("contract", "propose", rules)
+        assert proposed.startswith("  1  spo2-low version ")
+        assert proposed.endswith("proposed  0 of 2 approvals\n")
+        assert "was there already" in await do("contract", "propose", rules)
+        signs = ("contract", "approve", "1", rules, "--as", "ann", "--key")
+        await do(*signs, tmp_path / "ann.pem")
+        other = rules.with_name("heart-rate.toml")
+        wrong = ("contract", "approve", "1", other, "--as", "ann", "--key")
+        refused = await iomt(*wrong, tmp_path / "ann.pem", "--config", config)
+        assert refused.status == 2
+        assert "the proposal is of" in refused.err
+        early = await iomt("contract", "activate", "1", "--config", config)
+        assert early.status == 2
+        assert "1 of the 2 approvals" in early.err
+        await do("contract", "message", "approve", "1", "-o", tmp_path / "said")
+        lines = (tmp_path / "said").read_text().splitlines()
+        assert lines[:4] == ["iomt/contract/v1", "approve", "test.example/ward", "1"]
+        files = ("-in", tmp_path / "said", "-out", tmp_path / "signature")
+        await openssl("pkeyutl", "-sign", "-rawin", "-inkey", bob, *files)
+        signature = (tmp_path / "signature").read_bytes().hex()
+        approve = ("contract", "approve", "1", rules, "--as", "bob")
+        await do(*approve, "--signature", signature)
+        assert "active  2 of 2 approvals by ann, bob" in await do(
+            "contract", "activate", "1"
+        )
+        stop = ("contract", "suspend", "1", "--as", "ann", "--key")
+        assert "suspended" in await do(*stop, tmp_path / "ann.pem")
+        [row] = (await do("contract", "list", "--json")).splitlines()
+        assert json.loads(row)["status"] == "suspended"
+        await gateway.export(tmp_path / "export")
 
 
 @pytest.mark.parametrize("door", ["mqtt", "web"])

@@ -112,7 +112,7 @@ def test_a_batch_entry_with_a_wrong_field_is_refused_with_its_number(
         (5, {1: BOOT, 2: 1, 3: 0, 4: ROOT}, "unknown field 4"),
         (6, {1: BOOT}, "field 2 is not a number"),
         (0, {}, "no entry begins with 00"),
-        (7, {}, "no entry begins with 07"),
+        (0x7F, {}, "no entry begins with 7f"),
         (1, [], "not a map"),
     ],
 )

@@ -339,7 +339,7 @@ def _batch(number: int = 0, **changes: object) -> batch.Batch:
         (lambda e: e.insert(14, replace(e[14], number=9)), 14, "batch 9 where 1"),
         (lambda e: e.insert(14, replace(e[14], time_ms=5)), 14, "time goes back"),
         (lambda e: e.append(batch.DeviceRevocation(bytes(16), 5)), 24, "time goes"),
-        (lambda e: e.append(b"\x09\xa0"), 24, "no entry begins with 09"),
+        (lambda e: e.append(b"\x7f\xa0"), 24, "no entry begins with 7f"),
         (lambda e: e.append(b"\x06\xa0"), 24, "field 1"),
         (lambda e: e.append(b""), 24, "no entry begins with nothing"),
     ],

@@ -599,7 +599,7 @@ def _broken_records(make: _Maker, log: _Log) -> None:
     for name, entry, reason in (
         ("unknown-key", b"\x01\xa6" + genuine[2:] + b"\x06\x00", "batch has key 6"),
         ("empty", b"", "an entry is empty"),
-        ("unknown-type", b"\x09\xa0", "an entry of the unknown type 9"),
+        ("unknown-type", b"\x7f\xa0", "an entry of the unknown type 127"),
         ("clock-2", genuine.replace(b"\x04\x01\x05", b"\x04\x02\x05"), None),
     ):
         content = _Log(log.leaves[:1], 2, 1, entry).proof(0).encode()
@@ -955,7 +955,7 @@ def _wrong_histories(make: _Maker) -> None:
     put("time-goes-back", [*sample, replace(later, time_ms=5)], 24, back)
     revoked = batch.DeviceRevocation(bytes(16), 5)
     put("public-time-goes-back", [*sample, revoked], 24, back)
-    put("unknown-type", [*sample, b"\x09\xa0"], 24, "an entry of the unknown type 9")
+    put("unknown-type", [*sample, b"\x7f\xa0"], 24, "an entry of the unknown type 127")
     put("empty-entry", [*sample, b""], 24, "an entry is empty")
     put("bare-revocation", [*sample, b"\x06\xa0"], 24, "device revocation lacks key 1")
     enrolment = sample[2].encode()
