@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge import config
 from edge.contracts import expression, language
 from edge.contracts.examples import read_examples, run
 from edge.contracts.language import load, load_directory
@@ -381,9 +382,12 @@ def test_the_reference_has_only_snippets_that_are_marked() -> None:
 @pytest.mark.parametrize(("kind", "text"), snippets(), ids=lambda part: part[:12])
 def test_a_snippet_of_the_reference_is_what_it_says(kind: str, text: str) -> None:
     """`contract` loads; `rule` does with GOOD's inputs, and its examples come out;
-    `mistake` is refused."""
+    `mistake` is refused; `configuration` is a part of one."""
     if kind == "contract":
         assert load(text, "docs")
+    elif kind == "configuration":
+        whole = f'[gateway]\norigin = "a"\ndata = "d"\n{text}'
+        assert len(config.parse(whole, "docs", ROOT).approvers) == 2
     elif kind == "rule":
         text = GOOD.partition("[rules.low]")[0] + text
         contract = load(text, "docs")
