@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import time
 
 from edge.commands.place import Commands, open_reader, with_data
 from edge.errors import NotFoundError
@@ -33,7 +34,8 @@ def _replay(options: argparse.Namespace) -> int:
         if options.patient not in refs:
             raise NotFoundError(f"no patient {options.patient!r}")
         subject = f"patient:{refs[options.patient]}"
-    result = replay(reader, options.begin, subject)
+    now_ms = time.time_ns() // 1_000_000
+    result = replay(reader, now_ms, options.begin, subject)
     for one in result.findings:
         if options.json:
             row = {"fault": one.fault, "batch": one.batch, "at_ms": one.at_ms}

@@ -29,6 +29,7 @@ class Fault(StrEnum):
     EXTRA = "extra"  # stored, and the contract did not fire (or not twice)
     ALTERED = "altered"  # stored otherwise than it fired
     LATE = "late"  # stored in a later batch than what caused it
+    LOST = "lost"  # a record that is not there, or not the one of its batch
     GAP = "gap"  # numbers of a device that never came
     ORDER = "order"  # a device's numbers that go back without a word of being late
     CONTRACT = "contract"  # a step that records and public entries tell differently

@@ -17,9 +17,11 @@ from edge.contracts.program import Contract
 from edge.contracts.replay import GATEWAY, Fault, Finding, Inputs, Placed, compare
 from edge.devices.originals import readings_of
 from edge.errors import NotFoundError
-from edge.ledger.batch import ContractStep, GatewayStart, Step
+from edge.ledger.batch import ContractStep, EpochStart, GatewayStart, Step
 from edge.model import Attestation, Firing, Flag, Kind
-from edge.store import contract_log
+from edge.store import contract_log, epochs
+from edge.store.check import Report, check
+from edge.store.log_reader import LogReader
 from edge.store.reader import Reader, StoredRecord
 
 
@@ -33,28 +35,29 @@ class Replayed:
     lacking: list[str] = field(default_factory=list)
 
 
-def replay(reader: Reader, begin: int = 0, subject: str | None = None) -> Replayed:
+def replay(
+    reader: Reader, now_ms: int, begin: int = 0, subject: str | None = None
+) -> Replayed:
     """Recompute every firing of the store, and compare.
 
-    Findings are of batches from `begin` on and, where told, of one subject.
-    NotFoundError where the text of a contract that was active is not in the store.
+    Findings are of batches from `begin` on and, where told, of one subject. First every
+    record is held against the leaf hash that its batch committed to (check.py): what is
+    not there cannot be replayed. NotFoundError where the text of a contract that was
+    active is not in the store.
     """
     result = Replayed()
-    _, removed = reader.forgotten_until()
-    if removed:
-        result.lacking.append(
-            f"readings up to batch {removed} were removed by the retention policy: "
-            "what the contracts knew then cannot be recomputed"
-        )
+    checked = check(reader, now_ms)
+    result.lacking = _lacking(reader, checked)
+    lost = [Finding(Fault.LOST, 0, 0, one) for one in checked.problems]
     fired: list[Placed] = []
     stored: list[Placed] = []
     inputs = Inputs()
     evaluator: Evaluator | None = None
     boot = b""
-    starts = _Starts(reader)
+    starts = _Starts(reader, inputs)
     steps: list[tuple[int, Step, bytes]] = []  # batch, step, contract: of the records
     patient_of = reader.registry().patient_ref
-    for one in reader.records():
+    for one in reader.records_after(0, lambda _: None):  # damage was found above
         if one.boot_id != boot:
             boot = one.boot_id
             evaluator = starts.evaluator(boot, evaluator, patient_of)
@@ -69,13 +72,31 @@ def replay(reader: Reader, begin: int = 0, subject: str | None = None) -> Replay
         _look(inputs, one)
         if evaluator is not None:
             fired += [Placed(one.batch_id, each) for each in evaluator.feed(one.record)]
-    for batch, time_ms, start in starts.entries():
-        inputs.entry(batch, time_ms, start=start)
     result.firings = len(stored)
+    _, removed = reader.forgotten_until()
+    found = lost
     if not removed:
-        found = [*compare(fired, stored), *inputs.end(), *starts.untold(steps)]
-        result.findings = [one for one in found if _wanted(one, begin, subject)]
+        found += [*compare(fired, stored), *inputs.end(), *starts.untold(steps)]
+    result.findings = [one for one in found if _wanted(one, begin, subject)]
     return result
+
+
+def _lacking(reader: Reader, checked: Report) -> list[str]:
+    """Why the store cannot say everything any more."""
+    found = []
+    _, removed = reader.forgotten_until()
+    if removed:
+        found.append(
+            f"readings up to batch {removed} were removed by the retention policy: "
+            "what the contracts knew then cannot be recomputed"
+        )
+    erased = sum(line.erased for line in checked.ages.values())
+    if erased:
+        found.append(
+            f"{erased} records of patients who were erased since: nobody can say any "
+            "more what the contracts made of them"
+        )
+    return found
 
 
 def _wanted(one: Finding, begin: int, subject: str | None) -> bool:
@@ -97,35 +118,34 @@ def _look(inputs: Inputs, one: StoredRecord) -> None:
 
 
 class _Starts:
-    """The gateway's starts in the log, and the contracts that each began with."""
+    """The gateway's starts in the logs, and the contracts that each began with.
 
-    def __init__(self, reader: Reader) -> None:
+    Every entry is shown to `inputs` on the way. After a rollback the log that went on
+    begins with the contracts' steps of before, so its steps are all there are.
+    """
+
+    def __init__(self, reader: Reader, inputs: Inputs) -> None:
         self._reader = reader
-        self._entries: list[tuple[int, bool]] = []  # time, whether a start
         self._hashes: dict[bytes, tuple[bytes, ...]] = {}
-        self._steps: list[tuple[Step, bytes]] = []  # of the public entries
-        log = reader.log()
-        size, _ = log.checkpoint()
+        self._steps: list[tuple[Step, bytes]] = []
+        now = reader.log().epoch
+        for epoch in sorted({*epochs.all_ended(reader.connection), now}):
+            self._steps.clear()
+            self._read(reader.log_of(epoch), inputs)
+
+    def _read(self, log: LogReader, inputs: Inputs) -> None:
+        size = log.ended.size if log.ended else log.checkpoint()[0]
         for index in range(size):
             entry = log.decoded(index, size)
-            start = isinstance(entry, GatewayStart)
-            self._entries.append((entry.time_ms, start))
+            start = isinstance(entry, GatewayStart | EpochStart)
+            inputs.entry(0, entry.time_ms, start=start)
             if isinstance(entry, GatewayStart):
                 self._hashes[entry.boot_id] = entry.contracts
             if isinstance(entry, ContractStep):
                 self._steps.append((entry.step, entry.contract))
 
-    def entries(self) -> Iterator[tuple[int, int, bool]]:
-        """(0, time, whether a start of the gateway) of every entry."""
-        for time_ms, start in self._entries:
-            yield 0, time_ms, start
-
     def untold(self, steps: list[tuple[int, Step, bytes]]) -> Iterator[Finding]:
-        """Where the steps that records made are not those that the log tells.
-
-        A new epoch's log begins with the steps of the one before once more, so the
-        public ones are what the records end with, or all of them.
-        """
+        """Where the steps that records made are not those that the log tells."""
         private = [(step, contract) for _, step, contract in steps]
         if private == self._steps:
             return

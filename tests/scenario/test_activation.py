@@ -25,6 +25,7 @@ from edge.model import Firing, Kind
 from edge.store.log_reader import LogReader
 from edge.store.replaying import replay
 
+LATER_MS = 2**45  # of a look at the store, long after
 SEEDS = {name: bytes([at]) * 32 for at, name in enumerate(("ann", "bob", "cyd"), 1)}
 RULE = """\
 contract = "pressure"
@@ -136,7 +137,7 @@ async def test_a_contract_watches_from_its_activation_to_its_suspension(
     over = ("high", "end", "the contract is not active any more")
     start = ("high", "start", "systolic >= 180")
     assert firings(settings) == [start, over, start, over]
-    result = replay(reader_of(settings))
+    result = replay(reader_of(settings), LATER_MS)
     assert (result.findings, result.firings) == ([], 4)
 
 
@@ -152,7 +153,7 @@ async def test_a_restart_goes_on_with_what_was_activated(tmp_path: Path) -> None
         assert [one.rule for one in core.intake.evaluator.machine.alarms()] == ["high"]
         await mail.send("monitor", monitor.envelope(systolic_pressure=120))
     assert [phase for _, phase, _ in firings(settings)] == ["start", "end"]
-    assert replay(reader_of(settings)).findings == []
+    assert replay(reader_of(settings), LATER_MS).findings == []
     starts = [one for one in entries(settings) if isinstance(one, GatewayStart)]
     assert [len(one.contracts) for one in starts] == [0, 1]
 
@@ -177,7 +178,7 @@ async def test_an_upgrade_carries_or_resets_what_it_knows(
         if state == "reset":
             await mail.send("monitor", monitor.envelope(systolic_pressure=175))
     assert [phase for _, phase, _ in firings(settings)] == phases
-    assert replay(reader_of(settings)).findings == []
+    assert replay(reader_of(settings), LATER_MS).findings == []
 
 
 async def test_approvals_are_idempotent_and_entered_once(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ async def test_replay_finds_a_step_that_the_log_does_not_have(
         monkeypatch.setattr("edge.activation.contract_log.append", lambda *_: None)
         await step(core, "suspend", sequence)
         await mail.send("monitor", monitor.envelope(systolic_pressure=199))
-    found = {one.fault for one in replay(reader_of(settings)).findings}
+    found = {one.fault for one in replay(reader_of(settings), LATER_MS).findings}
     assert Fault.CONTRACT in found
 
 
@@ -308,6 +309,7 @@ async def test_a_new_epoch_begins_with_the_contracts_entries_again(
     assert found[:2] == ["EpochStart", "DeviceEnrolment"]
     assert found.count("ContractStep") == 2
     assert ("high", "start", "systolic >= 180") in firings(settings)
+    assert replay(reader_of(settings), LATER_MS).findings == []
     reader_of(settings).log().export(tmp_path / "b")
     name = f"{ORIGIN}/epoch-2"
     seed = bytes.fromhex((settings.keys / "log-2.key").read_text().strip())

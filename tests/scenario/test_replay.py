@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import apsw
 import pytest
 from workbench import SignedDevice, a_ward, make_gateway, reader_of
 
@@ -18,12 +20,14 @@ from edge.config import Settings
 from edge.contracts.replay import Fault, Inputs
 from edge.devices.originals import readings_of
 from edge.intake import Intake
+from edge.ledger.note import parse_checkpoint, parse_note
 from edge.model import Firing, Outcome, Record, Verdict
 from edge.open_batch import OpenBatch
 from edge.store.replaying import Replayed, replay
 
 LIBRARY = Path(edge.contracts.__file__).parent / "library"
 HIGH, CALM = 199, 120
+LATER_MS = 2**45  # of a look at the store, long after
 
 
 async def a_day(settings: Settings, count: int = 6) -> None:
@@ -43,7 +47,7 @@ async def a_day(settings: Settings, count: int = 6) -> None:
 async def replayed(directory: Path) -> Replayed:
     settings = replace(make_gateway(directory), contracts=LIBRARY)
     await a_day(settings)
-    return replay(reader_of(settings))
+    return replay(reader_of(settings), LATER_MS)
 
 
 def faults(result: Replayed) -> set[Fault]:
@@ -155,6 +159,85 @@ async def test_a_clock_that_stands_still_shows_as_silence(
 
     monkeypatch.setattr(Clock, "now_ms", now_ms)
     assert Fault.SILENCE in faults(await replayed(tmp_path))
+
+
+async def test_an_episode_that_is_dropped_after_its_commit_is_lost(
+    tmp_path: Path,
+) -> None:
+    """The frames of one device and assignment, and their key, as if they never were:
+    the leaf hashes of their batches tell that they were."""
+    settings = replace(make_gateway(tmp_path), contracts=LIBRARY)
+    await a_day(settings)
+    connection = apsw.Connection(str(settings.directory / "gateway.db"))
+    [(episode,)] = connection.execute(
+        "SELECT episode FROM frames WHERE class = 1 LIMIT 1"
+    )
+    connection.execute("DELETE FROM frames WHERE episode = ?", (episode,))
+    connection.execute("DELETE FROM episodes WHERE id = ?", (episode,))
+    connection.close()
+    result = replay(reader_of(settings), LATER_MS)
+    assert Fault.LOST in faults(result)
+    assert "records are missing" in result.findings[0].text
+
+
+async def test_an_episode_that_was_never_entered_is_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole assignment of a device, acknowledged and kept from the ledger."""
+    honest, kept_out = Intake._take, range(2, 9)
+
+    def take(self: Intake, admitted: Admitted) -> Outcome:
+        if readings_of(admitted.record).sequence in kept_out:
+            return Outcome(Verdict.COMMITTED)
+        return honest(self, admitted)
+
+    monkeypatch.setattr(Intake, "_take", take)
+    result = await replayed(tmp_path)
+    [gap] = result.findings
+    assert (gap.fault, gap.text) == (
+        Fault.GAP,
+        "monitor: number 2, 3, 4, 5, 6, 7, 8 never came",
+    )
+
+
+async def test_a_tail_that_was_cut_is_a_gap_and_no_continuation(tmp_path: Path) -> None:
+    """The gateway goes back to yesterday's store, and signs on with the same key: the
+    device's numbers jump, and a checkpoint that anybody kept fits no more."""
+    settings = replace(make_gateway(tmp_path / "g"), contracts=LIBRARY)
+    monitor = SignedDevice("monitor")
+    async with a_ward(settings) as (core, mail):
+        for _ in range(3):
+            await mail.send("monitor", monitor.envelope(systolic_pressure=HIGH))
+    yesterday = tmp_path / "yesterday"
+    shutil.copytree(settings.directory, yesterday)
+    async with a_ward(settings) as (core, mail):
+        for _ in range(4):
+            await mail.send("monitor", monitor.envelope(systolic_pressure=CALM))
+    kept = reader_of(settings).log().checkpoint()[1]
+    shutil.rmtree(settings.directory)
+    shutil.copytree(yesterday, settings.directory)  # with the evidence, keys and all
+    async with a_ward(settings) as (core, mail):
+        for _ in range(5):
+            await mail.send("monitor", monitor.envelope(systolic_pressure=HIGH))
+        log = core.reader.log()
+        size, _ = log.checkpoint()
+        old = parse_checkpoint(parse_note(kept).text)
+        assert size > old.size
+        assert log.root_at(old.size, size) != old.root
+    result = replay(reader_of(settings), LATER_MS)
+    [gap] = result.findings
+    assert gap.text == "monitor: number 3, 4, 5, 6 never came"
+
+
+async def test_the_records_of_an_erased_patient_are_not_enough(tmp_path: Path) -> None:
+    settings = replace(make_gateway(tmp_path), contracts=LIBRARY)
+    await a_day(settings)
+    async with a_ward(settings) as (core, _):
+        await core.administration.operations["patient-erase"](name="P-1")
+    result = replay(reader_of(settings), LATER_MS)
+    assert result.findings == []
+    [lacking] = result.lacking
+    assert "records of patients who were erased" in lacking
 
 
 async def test_the_command_exits_by_what_it_found(
