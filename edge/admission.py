@@ -31,6 +31,12 @@ from edge.ledger import core
 from edge.model import Arrival, Attestation, Flag, Kind, Reading, Record, Source
 
 PAYLOAD_SIZE_MAX = 65_536
+_DOORS = {
+    DeviceKind.SIGNED: Source.MQTT,
+    DeviceKind.UNSIGNED: Source.MQTT,
+    DeviceKind.BLE: Source.BLE,
+    DeviceKind.TYPED: Source.TYPED,
+}
 AHEAD_MAX_MS = 5 * 60 * 1000
 BEHIND_MAX_MS = 30 * 24 * 3600 * 1000
 REPEAT_WINDOW_MS = 24 * 3600 * 1000
@@ -143,7 +149,7 @@ class Admission:
             raise RefusedError(
                 Reason.UNKNOWN_DEVICE, f"device {arrival.device!r} was revoked"
             )
-        if (device.kind is DeviceKind.BLE) != (arrival.source is Source.BLE):
+        if _DOORS[device.kind] is not arrival.source:
             raise RefusedError(
                 Reason.NOT_AUTHORISED,
                 f"device {device.name} is enrolled as {device.kind} and does not "
@@ -304,6 +310,8 @@ def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
     flags = Flag(0)
     if not synced:
         flags |= Flag.UNSYNCED
+    if opened.device.kind is DeviceKind.TYPED:
+        flags |= Flag.TYPED
     envelope = opened.envelope
     if envelope is not None and envelope.backlog:
         flags |= Flag.BACKLOG

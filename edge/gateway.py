@@ -35,6 +35,7 @@ from edge.contracts.program import Contract
 from edge.delivery.alerts import AlertPublisher
 from edge.delivery.webhook import WebhookSender
 from edge.devices.registry import Registry
+from edge.entering import Entering
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
 from edge.forgetting import Forgetting
 from edge.heartbeat import beat
@@ -273,6 +274,7 @@ async def _running(
     administration.more.update(alarms.operations)
     activation = Activation(intake, begun.lifecycle, contract_of, clock)
     administration.more.update(activation.operations)
+    administration.more.update(Entering(intake, clock).operations)
     await forgetting.resume()
     try:
         yield Core(

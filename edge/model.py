@@ -47,6 +47,7 @@ class Source(StrEnum):
 
     MQTT = "mqtt"
     BLE = "ble"
+    TYPED = "typed"
 
 
 class Kind(IntEnum):
@@ -123,7 +124,7 @@ class Arrival:
     user: str | None = None
     redelivered: bool = False
     packet_id: int = 0
-    link: str = "mqtt"
+    link: str | None = "mqtt"
     refusal: tuple[Reason, str] | None = None
 
 

@@ -32,6 +32,7 @@ def add_to(commands: Commands) -> None:
         "--key", metavar="FILE", type=Path, help="its Ed25519 public key, PEM or hex"
     )
     how.add_argument("--unsigned", action="store_true", help="it sends SenML JSON")
+    how.add_argument("--typed", action="store_true", help="people type values in")
     how.add_argument("--ble", metavar="ADDRESS", help="a Bluetooth device")
     one.set_defaults(run=_device_add)
     one = with_data(device.add_parser("assign", help="put a device at a patient"))
@@ -60,7 +61,7 @@ def _device_add(options: argparse.Namespace) -> int:
     elif options.ble is not None:
         arguments |= {"kind": "ble", "address": options.ble}
     else:
-        arguments |= {"kind": "unsigned"}
+        arguments |= {"kind": "typed" if options.typed else "unsigned"}
     change(options, "device-add", arguments)
     print(f"device {options.device}: enrolled as {arguments['kind']}")
     return 0

@@ -1,4 +1,4 @@
-"""`iomt readings`, `iomt quarantine`."""
+"""`iomt readings`, `iomt enter`, `iomt quarantine`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import json
 from collections.abc import Mapping
 
-from edge.commands.place import Commands, open_reader, with_data
+from edge.commands.place import Commands, change, open_reader, with_data
 from edge.errors import NotFoundError
 
 
@@ -20,6 +20,14 @@ def add_to(commands: Commands) -> None:
     one.add_argument("--to", dest="end", metavar="T", type=time_ms)
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one.set_defaults(run=_readings)
+
+    one = with_data(commands.add_parser("enter", help="type a value in"))
+    one.add_argument("device", metavar="D", help="a device of kind typed")
+    one.add_argument("metric", metavar="METRIC")
+    one.add_argument("value", metavar="VALUE")
+    one.add_argument("--unit", metavar="U", help="UCUM; the metric's own if absent")
+    one.add_argument("--as", dest="actor", metavar="NAME", required=True, help="who")
+    one.set_defaults(run=_enter)
 
     one = with_data(commands.add_parser("quarantine", help="print refused messages"))
     one.set_defaults(run=_quarantine)
@@ -34,6 +42,13 @@ def time_ms(text: str) -> int:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time (ISO 8601)") from None
     return int(moment.astimezone().timestamp() * 1000)
+
+
+def _enter(options: argparse.Namespace) -> int:
+    names = ("device", "metric", "value", "actor", "unit")
+    change(options, "enter", {name: getattr(options, name) for name in names})
+    print(f"{options.device}: {options.metric} {options.value} by {options.actor}")
+    return 0
 
 
 def _readings(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 link              original
 mqtt              envelope if its first byte is 0xd2, else SenML JSON
 ble, ble-bonded   GATT value, of the characteristic that is the record's stream
+none              SenML JSON where the flag `typed` says that a person typed it in
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def readings_of(record: Record) -> Decoded:
                 Reason.MALFORMED, f"no profile for characteristic {record.stream}"
             )
         return Decoded(None, (decode(record.original),), None, backlog=False)
+    if record.link is None and Flag.TYPED in record.flags:
+        message = senml.parse(record.original, record.received_ms)
+        return Decoded(None, message.readings, None, backlog=False)
     if record.link == "mqtt":
         if record.original[:1] == bytes((ENVELOPE_FIRST_BYTE,)):
             signed = envelope.parse(record.original)

@@ -25,6 +25,7 @@ class DeviceKind(StrEnum):
     SIGNED = "signed"
     UNSIGNED = "unsigned"
     BLE = "ble"
+    TYPED = "typed"  # people say what they saw
 
 
 @dataclass(frozen=True, slots=True)
