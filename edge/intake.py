@@ -136,6 +136,7 @@ class Intake:
         self._safe_arrival: Arrival | None = None
         self._administering: set[asyncio.Future[None]] = set()
         self.on_commit: list[Callable[[CommitReport], None]] = []
+        self.before_commit: list[Callable[[], Callable[[Writer], None] | None]] = []
         self.totals = stores.totals
         self.tree_size = stores.writer.tree_size
 
@@ -359,6 +360,10 @@ class Intake:
             return 0.0
         return self._loop.time() - self._commit_began_s
 
+    def now_ms(self) -> int:
+        """The gateway's clock, which records go by."""
+        return self._clock.now_ms()
+
     @property
     def boot_id(self) -> bytes:
         """The random id of this start."""
@@ -429,6 +434,7 @@ class Intake:
         batch.clock_synced = self._clock.synced
         batch.outbox_done, self._outbox_released = self._outbox_released, 0
         batch.number = self._batch_number
+        batch.steps += [step for ask in self.before_commit if (step := ask())]
         if batch.has_leaves:
             self._batch_number += 1
             if batch.time_ms >= self._state_due_ms or opened.snapshot:
@@ -487,7 +493,7 @@ class Intake:
                 device if self._registry.find(device) else "an unknown device",
                 reason,
             )
-        report = opened.report(self._stores.boot_id, committed.tree_size, self.totals)
+        report = opened.report(self._stores.boot_id, committed, self.totals)
         self._held.append((report, committed.outbox_last))
         self._show_held()
 

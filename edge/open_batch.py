@@ -31,7 +31,7 @@ from edge.model import (
     Record,
     Verdict,
 )
-from edge.store.commit import Batch, Class, Refusal, Slot, SqlValue, Writer
+from edge.store.commit import Batch, Class, Committed, Refusal, Slot, SqlValue, Writer
 
 DETAIL_LENGTH_MAX = 300
 _COUNTERS = {
@@ -199,18 +199,19 @@ class OpenBatch:
         self.urgent = True
 
     def report(
-        self, boot_id: bytes, tree_size: int, totals: Mapping[str, int]
+        self, boot_id: bytes, committed: Committed, totals: Mapping[str, int]
     ) -> CommitReport:
         """What the commit of this batch made durable."""
         firings = []
-        for firing, device, leaf in self._firings:
+        first = committed.outbox_last - len(self._firings) + 1
+        for number, (firing, device, leaf) in enumerate(self._firings, first):
             subject, _, key = firing.subject.partition(":")
             patient = self.patients.name_of(key) if subject == "patient" else None
             name = reading_id(boot_id, self.batch.number, leaf, 0)
-            firings.append(LiveFiring(firing, device, patient, name))
+            firings.append(LiveFiring(firing, device, patient, name, number))
         return CommitReport(
             time_ms=self.batch.time_ms,
-            tree_size=tree_size,
+            tree_size=committed.tree_size,
             clock_synced=self.batch.clock_synced,
             readings=tuple(self._readings),
             firings=tuple(firings),

@@ -59,6 +59,20 @@ def may_subscribe(topic_filter: str, role: str, user: str | None) -> bool:
     return levels in [(*ROOT, user, own) for own in OWN_TOPICS]
 
 
+def allowed(role: str, user: str | None) -> str:
+    """In words, what this role and user may subscribe to."""
+    if role == VIEWER:
+        return "/".join((*ALERTS, "#"))
+    if user is None or not is_name(user):
+        return "nothing: it gave no user name"
+    return " and ".join("/".join((*ROOT, user, own)) for own in OWN_TOPICS)
+
+
+def is_alert(topic_filter: str) -> bool:
+    """Whether a filter that was granted covers alerts, and nothing but alerts."""
+    return tuple(topic_filter.split("/", len(ALERTS))[: len(ALERTS)]) == ALERTS
+
+
 def is_filter(topic_filter: str) -> bool:
     """Whether a topic filter is well formed (section 4.7.1)."""
     levels = topic_filter.split("/")

@@ -35,6 +35,7 @@ from edge.model import Kind, Record
 from edge.store import vault
 from edge.store.database import FRAME_BITS, index_frames, rows
 from edge.store.epochs import current, tile_directory
+from edge.store.firings import release
 from edge.store.head import check_tiles, keep_checkpoint
 from edge.store.keys import Keys, episode_associated, frame_associated
 from edge.store.tile_files import write_once
@@ -448,9 +449,7 @@ class Writer:
                 (batch_id, sealed),
             )
         if batch.outbox_done:
-            self._connection.execute(
-                "DELETE FROM outbox WHERE id <= ?", (batch.outbox_done,)
-            )
+            release(self._connection, batch.outbox_done)
         many(
             "INSERT INTO outbox (kind, batch, leaf) VALUES (?, ?, ?)",
             [(kind, batch_id, leaf) for kind, leaf in batch.outbox],
