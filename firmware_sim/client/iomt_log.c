@@ -386,12 +386,14 @@ static uint32_t newest_block(const iomt_log *log, iomt_record_view *view)
     return newest;
 }
 
-/* Where to write in the newest block, whose last good record ends at `from`. */
+/* Where to write in the newest block, whose last good record ends at `from`: behind what is
+ * not erased, and behind all of the record that was begun there, which may hold words that
+ * were written and look erased. */
 static uint32_t free_from(const iomt_log *log, uint32_t from)
 {
     const iomt_flash *flash = log->flash;
     iomt_position block = {log->end.number, 0};
-    uint32_t base = address_of(log, block), last = from;
+    uint32_t base = address_of(log, block), last = from, first = 0;
     uint8_t part[SCAN_SIZE];
 
     for (uint32_t at = from; at < flash->block_size; at += sizeof part) {
@@ -400,9 +402,16 @@ static uint32_t free_from(const iomt_log *log, uint32_t from)
         bool readable = flash->read(log->context, base + at, part, length) == 0;
 
         for (uint32_t i = 0; i < length; i++)
-            if (!readable || part[i] != flash->erased)
+            if (!readable || part[i] != flash->erased) {
                 last = at + i + 1;
+                if (first == 0)
+                    first = at + i;
+            }
     }
+    if (first != 0 && first + 2 <= flash->block_size &&
+        flash->read(log->context, base + first, part, 2) == 0 && part[1] != flash->erased &&
+        first + IOMT_RECORD_HEAD_SIZE + part[1] > last)
+        last = first + IOMT_RECORD_HEAD_SIZE + part[1];
     last = padded(log, last) + flash->word_size;
     return last < flash->block_size ? last : flash->block_size;
 }
