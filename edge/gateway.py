@@ -35,6 +35,7 @@ from edge.contracts.language import load_directory
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
 from edge.delivery.feed import AlertFeed, live_firing
+from edge.delivery.receipts import LogKey, ReceiptWriter
 from edge.delivery.sessions import SessionKeeper
 from edge.delivery.webhook import WebhookSender
 from edge.devices.registry import Registry
@@ -112,6 +113,7 @@ class Core:
     administration: Administration
     forgetting: Forgetting
     failure: asyncio.Future[None]
+    log_key: LogKey
     undelivered: list[tuple[int, StoredRecord]]
 
 
@@ -310,6 +312,7 @@ async def _running(
             administration,
             forgetting,
             failure,
+            LogKey(writer.verifier, writer.sign),
             undelivered,
         )
     finally:
@@ -488,6 +491,9 @@ async def _start_mqtt(
 
     listener = MqttListener(intake, authenticate=authenticate, feed=feed, keeper=keeper)
     keeper.save_with_commits(listener.sessions.changes)
+    receipts = ReceiptWriter(opened.log_key, listener.is_followed, listener.publish)
+    stack.callback(receipts.close)
+    intake.give_receipts(receipts)
     feed.grew.append(listener.feed_grew)
     intake.on_commit.append(feed.update)
     opened.forgetting.on_forget.append(listener.sessions.forget)

@@ -26,7 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from edge import cbor
 from edge.admission import Admission, Admitted, Repeated, digest_of
@@ -47,7 +47,7 @@ from edge.model import (
     Outcome,
     Record,
 )
-from edge.open_batch import Change, Names, OpenBatch
+from edge.open_batch import Answered, Change, Names, OpenBatch
 from edge.pace import TokenBucket
 from edge.store.commit import (
     GATEWAY_SLOT,
@@ -91,6 +91,16 @@ class Stores:
     deliver: bool = False
 
 
+class Receipts(Protocol):
+    """Who tells devices, with a signature, what became of their messages."""
+
+    def wants(self, arrival: Arrival) -> bool:
+        """Whether to be told of this message."""
+
+    def committed(self, answered: Sequence[Answered], committed: Committed) -> None:
+        """The messages of one commit are durable."""
+
+
 class Intake:
     """Takes messages from the doors and answers them when they are durable."""
 
@@ -117,6 +127,7 @@ class Intake:
         self._turn_size = 0
         self._turn_due = False
         self._took = False
+        self._receipts: Receipts | None = None
         self._open = self._new_batch()
         self._batch_number = 0
         self._in_flight: asyncio.Task[None] | None = None
@@ -142,7 +153,10 @@ class Intake:
 
     def _new_batch(self) -> OpenBatch:
         return OpenBatch(
-            self._registry, self._stores.patients, deliver=self._stores.deliver
+            self._registry,
+            self._stores.patients,
+            deliver=self._stores.deliver,
+            wants_receipt=self._receipts.wants if self._receipts else None,
         )
 
     # ---- Doors ----
@@ -369,6 +383,11 @@ class Intake:
         """The random id of this start."""
         return self._stores.boot_id
 
+    def give_receipts(self, receipts: Receipts) -> None:
+        """Have `receipts` told of the messages that it wants to be told of."""
+        self._receipts = receipts
+        self._open.wants_receipt = receipts.wants
+
     def start(self, entries: Sequence[bytes], rollback: str = "") -> None:
         """Begin: the start's own entries are the first commit.
 
@@ -493,6 +512,8 @@ class Intake:
                 device if self._registry.find(device) else "an unknown device",
                 reason,
             )
+        if self._receipts is not None:
+            _call(self._receipts.committed, opened.answered, committed)
         report = opened.report(self._stores.boot_id, committed, self.totals)
         self._held.append((report, committed.outbox_last))
         self._show_held()

@@ -219,6 +219,11 @@ class MqttListener:
                     self.dropped_count += 1
         return count
 
+    def is_followed(self, topic: str, user: str) -> bool:
+        """Whether a session of this user, connected or kept, subscribes to a topic."""
+        sessions = self.sessions.of_user(user)
+        return any(one.granted(topic) is not None for one in sessions)
+
     def feed_grew(self) -> None:
         """The feed has more to tell to those who follow it."""
         for connection in list(self._holders.values()):

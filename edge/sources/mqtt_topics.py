@@ -2,8 +2,8 @@
 
 iomt/v1/<device>/<stream>    readings, published by devices (docs/wire-format.md)
 iomt/v1/alerts/...           alerts, for viewers
-iomt/v1/<device>/cmd         commands to a device   } granted to the device itself;
-iomt/v1/<device>/receipt     receipts for a device  } nothing is sent there yet
+iomt/v1/<device>/receipt     receipts, for the device itself (ledger/receipt.py)
+iomt/v1/<device>/cmd         commands, for the device itself: nothing is sent there yet
 """
 
 from __future__ import annotations
