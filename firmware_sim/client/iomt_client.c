@@ -520,17 +520,16 @@ iomt_status iomt_poll(iomt_client *client)
         client->state = OFFLINE;
         client->tx_left = 0;
         client->in_flight = 0;
-        if (client->failures < UINT16_MAX)
-            client->failures++;
         return status;
     }
     return spoken;
 }
 
-uint32_t iomt_backoff_ms(const iomt_client *client, uint32_t random)
+uint32_t iomt_backoff_ms(iomt_client *client, uint32_t random)
 {
-    uint32_t doublings = client->failures < BACKOFF_DOUBLINGS_MAX ? client->failures
-                                                                 : BACKOFF_DOUBLINGS_MAX;
+    uint32_t limit_ms = BACKOFF_BASE_MS << client->failures;
 
-    return random % ((BACKOFF_BASE_MS << doublings) + 1);
+    if (client->failures < BACKOFF_DOUBLINGS_MAX)
+        client->failures++;
+    return random % (limit_ms + 1);
 }

@@ -157,7 +157,7 @@ typedef struct {
     uint32_t tx_at;      /* the bytes of buffer that are still to be sent */
     uint32_t tx_left;
     uint16_t in_flight; /* the packet id that waits for its PUBACK, or 0 */
-    uint16_t failures;  /* of connections, since the last PUBACK */
+    uint8_t failures;   /* of connections, since the last PUBACK */
     uint8_t state;
     bool sent_before;  /* `log.bundle` may have been sent: DUP */
     bool ping_pending; /* PINGREQ without its PINGRESP */
@@ -193,10 +193,11 @@ void iomt_connected(iomt_client *client);
  * close it, wait iomt_backoff_ms(), connect, call iomt_connected(). */
 iomt_status iomt_poll(iomt_client *client);
 
-/* How long to wait before the next attempt to connect: anywhere up to a limit that doubles
- * with each failure, so that a thousand devices do not come back in one moment. `random` is
- * any 32 random bits. */
-uint32_t iomt_backoff_ms(const iomt_client *client, uint32_t random);
+/* How long to wait before the next attempt to connect; to be called once for each that
+ * failed or was lost. Anywhere up to a limit that doubles with each call, from half a second
+ * to a minute, until a PUBACK comes: so a thousand devices do not come back in one moment.
+ * `random` is any 32 random bits. */
+uint32_t iomt_backoff_ms(iomt_client *client, uint32_t random);
 
 /* Readings in the log that no PUBACK covers yet. */
 uint32_t iomt_waiting(const iomt_client *client);

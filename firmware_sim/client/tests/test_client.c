@@ -94,6 +94,8 @@ static void start_day(const geometry *g)
     reset(g);
     memset(&app, 0, sizeof app);
     bench.puback_lost_every = 5;
+    bench.any_sequence = true; /* as a gateway that had this device's sequence 999 */
+    bench.last_sequence = 999;
 }
 
 /* Power fails in every single operation, in each of the ways that it can. */
@@ -294,7 +296,14 @@ static void silence(const geometry *g)
     bench.tick += 1200;
     CHECK(iomt_poll(&client) == IOMT_E_CONNECTION, "but not for ever", 1);
     CHECK(iomt_waiting(&client) == 1, "and keeps the reading", 0);
-    CHECK(iomt_backoff_ms(&client, 999) <= 2000 && client.failures == 2, "and backs off", 0);
+    CHECK(iomt_backoff_ms(&client, 1999) == 1999 % 501, "backs off", 0);
+    for (uint32_t limit_ms = 1000; limit_ms < 64000; limit_ms *= 2)
+        CHECK(iomt_backoff_ms(&client, limit_ms) == limit_ms, "longer each time", limit_ms);
+    CHECK(iomt_backoff_ms(&client, 64001) == 0, "up to a minute", 0);
+    bench.mute = false;
+    rig_break_link();
+    drain();
+    CHECK(iomt_backoff_ms(&client, 501) == 0, "until a PUBACK came", 0);
 }
 
 static void refusal(const geometry *g)
