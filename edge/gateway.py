@@ -32,7 +32,9 @@ from edge.config import Settings
 from edge.contracts.evaluation import Evaluator
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
-from edge.delivery.alerts import AlertPublisher
+from edge.delivery.feed import AlertFeed, live_firing
+from edge.delivery.receipts import LogKey, ReceiptWriter
+from edge.delivery.sessions import SessionKeeper
 from edge.delivery.webhook import WebhookSender
 from edge.devices.registry import Registry
 from edge.entering import Entering
@@ -46,7 +48,7 @@ from edge.sources.ble_hci import attach
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
-from edge.store import contract_log, forget
+from edge.store import contract_log, forget, sessions
 from edge.store.contract_log import SOURCE_KEY
 from edge.store.database import lock_directory, meta, open_writer
 from edge.store.evidence import CheckpointCopy, open_log
@@ -80,6 +82,7 @@ class Core:
     administration: Administration
     forgetting: Forgetting
     failure: asyncio.Future[None]
+    log_key: LogKey
     undelivered: list[tuple[int, StoredRecord]]
 
 
@@ -286,6 +289,7 @@ async def _running(
             administration,
             forgetting,
             failure,
+            LogKey(writer.verifier, writer.sign),
             undelivered,
         )
     finally:
@@ -380,10 +384,9 @@ async def run(
         )
         stack.callback(control.socket_path(settings.directory).unlink, missing_ok=True)
         stack.callback(server.close)
-        listener = await _start_mqtt(opened)
+        listener = await _start_mqtt(opened, stack)
         if listener is not None:
             stack.push_async_callback(_close, listener, opened.failure)
-            opened.intake.on_commit.append(AlertPublisher(listener.publish).update)
         _show_active(opened, live)
         web_port = await _start_web(opened, live, stack)
         _release_undelivered(opened)
@@ -442,10 +445,19 @@ async def _start_web(
     return port
 
 
-async def _start_mqtt(opened: Core) -> MqttListener | None:
-    address = opened.settings.mqtt
+async def _start_mqtt(
+    opened: Core, stack: contextlib.AsyncExitStack
+) -> MqttListener | None:
+    address, intake = opened.settings.mqtt, opened.intake
     if address is None:
         return None
+    own = stack.enter_context(
+        contextlib.closing(Reader(opened.settings.directory, opened.keyring.master))
+    )
+    feed = AlertFeed(own)
+    opened.forgetting.on_forget.append(feed.forget)
+    keys = Keys(opened.keyring.master, own.connection)
+    keeper = SessionKeeper(intake, sessions.read(own.connection, keys))
     token = opened.keyring.access_token.encode()
 
     def authenticate(user: str, password: bytes) -> str | None:
@@ -454,7 +466,14 @@ async def _start_mqtt(opened: Core) -> MqttListener | None:
             return "device"
         return VIEWER if hmac.compare_digest(password, token) else None
 
-    listener = MqttListener(opened.intake, authenticate=authenticate)
+    listener = MqttListener(intake, authenticate=authenticate, feed=feed, keeper=keeper)
+    keeper.save_with_commits(listener.sessions.changes)
+    receipts = ReceiptWriter(opened.log_key, listener.is_followed, listener.publish)
+    stack.callback(receipts.close)
+    intake.give_receipts(receipts)
+    feed.grew.append(listener.feed_grew)
+    intake.on_commit.append(feed.update)
+    opened.forgetting.on_forget.append(listener.sessions.forget)
     try:
         await listener.start(address.host, address.port)
     except OSError as error:
@@ -470,24 +489,21 @@ def _show_active(opened: Core, live: Live) -> None:
 
 def _release_undelivered(opened: Core) -> None:
     """Send the alerts that were committed and not sent before the last end."""
-    waiting = opened.undelivered
-    firings = [Firing.decode(stored.record.original) for _, stored in waiting]
-    names = [stored.reading_id(0) for _, stored in waiting]
+    waiting, patients = opened.undelivered, opened.reader.patients()
+    late = [live_firing(stored, patients, number) for number, stored in waiting]
     last = waiting[-1][0] if waiting else 0
-    opened.intake.open_views(_live(opened, firings, names), last)
+    opened.intake.open_views(tuple(late), last)
 
 
-def _live(
-    opened: Core, firings: Sequence[Firing], names: Sequence[str] = ()
-) -> tuple[LiveFiring, ...]:
-    """Firings as the views take them; `names` are their records' where known."""
+def _live(opened: Core, firings: Sequence[Firing]) -> tuple[LiveFiring, ...]:
+    """Firings as the views take them; which records they are is not known."""
     patients = opened.reader.patients()
     shown = []
-    for firing, name in zip(firings, names or [""] * len(firings), strict=True):
+    for firing in firings:
         subject, _, key = firing.subject.partition(":")
         patient = patients.get(key) if subject == "patient" else None
         device = key if subject == "device" else None
-        shown.append(LiveFiring(firing, device, patient[1] if patient else None, name))
+        shown.append(LiveFiring(firing, device, patient[1] if patient else None, ""))
     return tuple(shown)
 
 

@@ -26,7 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from edge import cbor
 from edge.admission import Admission, Admitted, Repeated, digest_of
@@ -47,7 +47,7 @@ from edge.model import (
     Outcome,
     Record,
 )
-from edge.open_batch import Change, Names, OpenBatch
+from edge.open_batch import Answered, Change, Names, OpenBatch
 from edge.pace import TokenBucket
 from edge.store.commit import (
     GATEWAY_SLOT,
@@ -91,6 +91,16 @@ class Stores:
     deliver: bool = False
 
 
+class Receipts(Protocol):
+    """Who tells devices, with a signature, what became of their messages."""
+
+    def wants(self, arrival: Arrival) -> bool:
+        """Whether to be told of this message."""
+
+    def committed(self, answered: Sequence[Answered], committed: Committed) -> None:
+        """The messages of one commit are durable."""
+
+
 class Intake:
     """Takes messages from the doors and answers them when they are durable."""
 
@@ -117,6 +127,7 @@ class Intake:
         self._turn_size = 0
         self._turn_due = False
         self._took = False
+        self._receipts: Receipts | None = None
         self._open = self._new_batch()
         self._batch_number = 0
         self._in_flight: asyncio.Task[None] | None = None
@@ -136,12 +147,16 @@ class Intake:
         self._safe_arrival: Arrival | None = None
         self._administering: set[asyncio.Future[None]] = set()
         self.on_commit: list[Callable[[CommitReport], None]] = []
+        self.before_commit: list[Callable[[], Callable[[Writer], None] | None]] = []
         self.totals = stores.totals
         self.tree_size = stores.writer.tree_size
 
     def _new_batch(self) -> OpenBatch:
         return OpenBatch(
-            self._registry, self._stores.patients, deliver=self._stores.deliver
+            self._registry,
+            self._stores.patients,
+            deliver=self._stores.deliver,
+            wants_receipt=self._receipts.wants if self._receipts else None,
         )
 
     # ---- Doors ----
@@ -359,10 +374,19 @@ class Intake:
             return 0.0
         return self._loop.time() - self._commit_began_s
 
+    def now_ms(self) -> int:
+        """The gateway's clock, which records go by."""
+        return self._clock.now_ms()
+
     @property
     def boot_id(self) -> bytes:
         """The random id of this start."""
         return self._stores.boot_id
+
+    def give_receipts(self, receipts: Receipts) -> None:
+        """Have `receipts` told of the messages that it wants to be told of."""
+        self._receipts = receipts
+        self._open.wants_receipt = receipts.wants
 
     def start(
         self,
@@ -436,6 +460,7 @@ class Intake:
         batch.clock_synced = self._clock.synced
         batch.outbox_done, self._outbox_released = self._outbox_released, 0
         batch.number = self._batch_number
+        batch.steps += [step for ask in self.before_commit if (step := ask())]
         if batch.has_leaves:
             self._batch_number += 1
             if batch.time_ms >= self._state_due_ms or opened.snapshot:
@@ -494,7 +519,9 @@ class Intake:
                 device if self._registry.find(device) else "an unknown device",
                 reason,
             )
-        report = opened.report(self._stores.boot_id, committed.tree_size, self.totals)
+        if self._receipts is not None:
+            _call(self._receipts.committed, opened.answered, committed)
+        report = opened.report(self._stores.boot_id, committed, self.totals)
         self._held.append((report, committed.outbox_last))
         self._show_held()
 

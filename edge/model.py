@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import IntEnum, IntFlag, StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from edge import cbor
 from edge.errors import Reason, RejectError
@@ -293,12 +293,31 @@ class LiveReading:
 
 @dataclass(frozen=True, slots=True)
 class LiveFiring:
-    """A committed firing on its way out; `reading_id` is its name in the ledger."""
+    """A committed firing on its way out; `reading_id` is its name in the ledger.
+
+    `number` is its place among all firings, 0 where it is shown once more.
+    """
 
     firing: Firing
     device: str | None
     patient: str | None
     reading_id: str
+    number: int = 0
+
+
+class FeedItem(NamedTuple):
+    """One message of a feed: what every subscriber reads at their own pace."""
+
+    number: int
+    topic: str
+    payload: bytes
+
+
+class FeedPage(NamedTuple):
+    """What follows a number; `through` is the last number that was looked at."""
+
+    items: tuple[FeedItem, ...]
+    through: int
 
 
 @dataclass(frozen=True, slots=True)

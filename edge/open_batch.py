@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edge.admission import Admitted, Repeated
 from edge.devices.registry import Device, Registry
@@ -31,7 +31,7 @@ from edge.model import (
     Record,
     Verdict,
 )
-from edge.store.commit import Batch, Class, Refusal, Slot, SqlValue, Writer
+from edge.store.commit import Batch, Class, Committed, Refusal, Slot, SqlValue, Writer
 
 DETAIL_LENGTH_MAX = 300
 _COUNTERS = {
@@ -61,6 +61,15 @@ class Change:
     leaves: list[int] = field(default_factory=list)
 
 
+class Answered(NamedTuple):
+    """A message whose sender gets a receipt; `leaf` is its record's, or 0."""
+
+    device: str
+    payload: bytes
+    outcome: Outcome
+    leaf: int
+
+
 class Names(Protocol):
     """Who is behind a patient's random reference (hexadecimal)."""
 
@@ -86,6 +95,9 @@ class OpenBatch:
     urgent: bool = False
     snapshot: bool = False
     deliver: bool = False  # firings go to the webhook, too
+    wants_receipt: Callable[[Arrival], bool] | None = None
+    answered: list[Answered] = field(default_factory=list)
+    _last_leaf: int = 0  # of the message that was taken last
     _readings: list[LiveReading] = field(default_factory=list)
     _firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
 
@@ -96,6 +108,12 @@ class OpenBatch:
             counts[name] += 1
             counts[f"{arrival.source}.{name}"] += 1
         self.settles.append((arrival.settle, outcome))
+        if self.wants_receipt is not None and self.wants_receipt(arrival):
+            committed = outcome.verdict is Verdict.COMMITTED
+            leaf = self._last_leaf if committed else 0
+            self.answered.append(
+                Answered(arrival.device, arrival.payload, outcome, leaf)
+            )
 
     def take(self, admitted: Admitted, window: bytes | None) -> Outcome:
         """A message becomes a record; `window` is its device's new dedupe state."""
@@ -107,7 +125,7 @@ class OpenBatch:
             assignment.patient if assignment else 0,
             Class.READINGS,
         )
-        self.batch.add(record, slot)
+        self._last_leaf = self.batch.add(record, slot)
         if window is not None:
             self.batch.sequences[device.id] = window
         ref = assignment.patient_ref.hex() if assignment else ""
@@ -199,18 +217,19 @@ class OpenBatch:
         self.urgent = True
 
     def report(
-        self, boot_id: bytes, tree_size: int, totals: Mapping[str, int]
+        self, boot_id: bytes, committed: Committed, totals: Mapping[str, int]
     ) -> CommitReport:
         """What the commit of this batch made durable."""
         firings = []
-        for firing, device, leaf in self._firings:
+        first = committed.outbox_last - len(self._firings) + 1
+        for number, (firing, device, leaf) in enumerate(self._firings, first):
             subject, _, key = firing.subject.partition(":")
             patient = self.patients.name_of(key) if subject == "patient" else None
             name = reading_id(boot_id, self.batch.number, leaf, 0)
-            firings.append(LiveFiring(firing, device, patient, name))
+            firings.append(LiveFiring(firing, device, patient, name, number))
         return CommitReport(
             time_ms=self.batch.time_ms,
-            tree_size=tree_size,
+            tree_size=committed.tree_size,
             clock_synced=self.batch.clock_synced,
             readings=tuple(self._readings),
             firings=tuple(firings),

@@ -20,20 +20,19 @@ Payload  one line of JSON, UTF-8, keys sorted:
     values         the inputs that the rule saw, each × its scale in the contract, or
                    null for unknown: 391 is 39.1 where the contract says scale = 10
 
-A viewer subscribes to iomt/v1/alerts/# or, say, iomt/v1/alerts/high/+. Nothing is
-retained: `start` without `end` means active only for one who listened all the time.
+A viewer subscribes to iomt/v1/alerts/# or, say, iomt/v1/alerts/high/+; at QoS 1 with a
+session that is kept, it is told on coming back what it missed (feed.py). Nothing is
+retained: `start` without `end` means active only for one who heard all of them.
 Secondary notification only: not a primary alarm.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from edge.model import (
     NAME_CHARACTERS,
     NAME_LENGTH_MAX,
-    CommitReport,
     Firing,
     LiveFiring,
 )
@@ -80,22 +79,3 @@ def alert_payload(live: LiveFiring, committed_ms: int) -> bytes:
     fields.update({name: value for name, value in more.items() if value})
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return text.encode()
-
-
-class AlertPublisher:
-    """Publishes the firings of each commit; `published` counts them.
-
-    `publish(topic, payload)` must not wait and returns how many it reached
-    (MqttListener.publish is one).
-    """
-
-    def __init__(self, publish: Callable[[str, bytes], int]) -> None:
-        self._publish = publish
-        self.published = 0
-
-    def update(self, report: CommitReport) -> None:
-        """Publish what a commit made durable; a listener of Intake.on_commit."""
-        for live in report.firings:
-            payload = alert_payload(live, report.time_ms)
-            self._publish(alert_topic(live.firing), payload)
-            self.published += 1

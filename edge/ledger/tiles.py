@@ -256,6 +256,13 @@ class TileEdge:
             self._ranges[level] = CompactRange()
             level += 1
 
+    def peaks(self) -> list[bytes]:
+        """The roots of the full subtrees that the tree is made of, the smallest first.
+
+        They are the inclusion path of the leaf that is appended next.
+        """
+        return [left for range_ in self._ranges for left in reversed(range_.dump())]
+
     def root(self) -> bytes:
         """The root of the whole tree."""
         result = b""

@@ -1,9 +1,10 @@
-"""`iomt verify`: check an exported ledger or a proof, offline, trusting neither.
+"""`iomt verify`: check an exported ledger, a proof or a receipt, offline.
 
     python -m edge.ledger.verify PATH [--vkey V] [--policy F] [--device-key K]
 
 needs nothing but Python. A directory is a ledger; a file says in its first line whether
-it proves one record (.tlog-proof) or that a log only grew (consistency). The answers:
+it proves one record (.tlog-proof) or that a log only grew (consistency), and a receipt
+is known by its first bytes. Whatever lies in the file is not trusted. The answers:
 
     exit 0  verified
     1       refused: the reason, and the place (file, and byte, hash or entry)
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from edge.errors import RejectError
 from edge.ledger import proof as proofs
+from edge.ledger import receipt as receipts
 from edge.ledger import tlog
 from edge.ledger.attestation import (
     HEX_KEY,
@@ -39,6 +41,7 @@ from edge.ledger.directory import check_directory
 from edge.ledger.note import Checkpoint
 from edge.ledger.policy import POLICY_SIZE_MAX, Policy, parse_policy
 from edge.ledger.proof import BatchProof
+from edge.ledger.receipt_check import check_receipt
 from edge.ledger.report import DamageError, Report, Verdict, shown_time
 from edge.ledger.trust import Trust, make_trust, open_checkpoint
 from edge.model import Attestation, Flag, Kind, Record
@@ -143,7 +146,10 @@ def _read(path: Path, size_max: int) -> bytes:
 
 def _check_file(path: Path, trust: Trust, report: Report) -> None:
     content = _read(path, proofs.PROOF_SIZE_MAX)
-    if not proofs.is_consistency(content):
+    if receipts.is_receipt(content) and trust.device_key is None:
+        with _blame(path.name):
+            check_receipt(content, path.name, trust, report)
+    elif not proofs.is_consistency(content):
         _check_proof(content, path.name, trust, report)
     elif trust.device_key is None:
         _check_consistency(content, path.name, trust, report)
@@ -304,11 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="iomt verify",
-        description="Check a ledger directory, a .tlog-proof or a consistency proof, "
-        "offline.",
+        description="Check a ledger directory, a .tlog-proof, a consistency proof or a "
+        "device's receipt, offline.",
         epilog="exit status: 0 verified, 1 refused, 2 cannot run, 3 not enough",
     )
-    parser.add_argument("path", metavar="PATH", help="a ledger directory or a proof")
+    parser.add_argument(
+        "path", metavar="PATH", help="a ledger directory, a proof or a receipt"
+    )
     parser.add_argument("--vkey", help="the log's key, as `iomt ledger vkey` prints it")
     parser.add_argument(
         "--policy", metavar="F", help="a tlog-policy file: logs, witnesses, quorum"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 
 from edge.errors import Reason
 from edge.model import Arrival, Outcome, Source, Verdict
-from edge.sources import mqtt_topics
+from edge.sources import mqtt_answers, mqtt_topics
 from edge.sources.mqtt_encoder import encode, encode_puback
 from edge.sources.mqtt_packets import (
     V5,
@@ -38,10 +38,7 @@ from edge.sources.mqtt_packets import (
     Pingresp,
     Puback,
     Publish,
-    Suback,
     Subscribe,
-    Subscription,
-    Unsuback,
     Unsubscribe,
     Will,
 )
@@ -51,41 +48,19 @@ from edge.sources.mqtt_properties import (
     Properties,
     Property,
     number,
-    printable,
 )
-from edge.sources.mqtt_window import SendWindow
+from edge.sources.mqtt_session import Session
+from edge.sources.mqtt_subscriber import Client, Subscriber
 
 if TYPE_CHECKING:
     from edge.sources.mqtt_listener import MqttListener
 
 PAYLOAD_SIZE_MAX = 65_536  # docs/wire-format.md section 3, check 1
 PAYLOAD_KEPT_SIZE = 1_024  # of a payload that is refused for its size
-REASON_SIZE_MAX = 256  # bytes of a reason string
 CLIENT_ID_LENGTH_MAX = 256  # MQTT 3.1.3.1 asks for 23 at least
 USER_LENGTH_MAX = 64  # as a device's name; it becomes the principal that quotas go by
 ROUTES_KEPT_MAX = 64  # topics a connection need not parse again
 KEEP_ALIVE_FACTOR = 1.5  # MQTT-3.1.2-22
-
-REASON_CODES = {
-    Reason.UNKNOWN_DEVICE: Code.NOT_AUTHORISED,
-    Reason.WRONG_TOPIC: Code.TOPIC_NAME_INVALID,
-    Reason.NOT_AUTHORISED: Code.NOT_AUTHORISED,
-    Reason.MALFORMED: Code.PAYLOAD_FORMAT_INVALID,
-    Reason.BAD_SIGNATURE: Code.NOT_AUTHORISED,
-    Reason.EQUIVOCATION: Code.PAYLOAD_FORMAT_INVALID,
-    Reason.IMPLAUSIBLE_CLOCK: Code.PAYLOAD_FORMAT_INVALID,
-    Reason.UNKNOWN_UNIT: Code.PAYLOAD_FORMAT_INVALID,
-    Reason.TOO_LARGE: Code.QUOTA_EXCEEDED,
-    Reason.POISON: Code.IMPLEMENTATION_SPECIFIC,
-}
-# What a CONNACK of 3.1.1 can say (section 3.2.2.3); for anything else it just closes.
-RETURN_CODES = {
-    Code.UNSUPPORTED_VERSION: 1,
-    Code.CLIENT_ID_NOT_VALID: 2,
-    Code.SERVER_UNAVAILABLE: 3,
-    Code.BAD_USER_OR_PASSWORD: 4,
-    Code.NOT_AUTHORISED: 5,
-}
 
 
 class _Pending:
@@ -137,11 +112,9 @@ class Connection(asyncio.Protocol):
         self._routes: dict[str, mqtt_topics.Route] = {}
         self._role = ""
         self._will: Will | None = None
-        self._expiry_s = 0  # of the session, as the peer wished
         self._reasons_wanted = True
         self._peer_packet_size_max = 0xFFFFFFFF
-        self._window = SendWindow(self._limits.send_window_max)
-        self.subscriptions: dict[str, int] = {}
+        self._subscriber: Subscriber | None = None  # None until CONNECT is accepted
         self.version = 0  # 0 until CONNECT is accepted
         self.client_id = ""
         self.user: str | None = None
@@ -153,6 +126,16 @@ class Connection(asyncio.Protocol):
     def pending_count(self) -> int:
         """Messages that wait for their commit or for the flush after it."""
         return len(self._pending)
+
+    @property
+    def session(self) -> Session | None:
+        """Its session, None until CONNECT is accepted."""
+        return self._subscriber.session if self._subscriber is not None else None
+
+    @property
+    def _serving(self) -> Subscriber:
+        assert self._subscriber is not None  # noqa: S101 - CONNECT comes first
+        return self._subscriber
 
     def __str__(self) -> str:
         # repr: names that a peer chose must not write lines of their own
@@ -182,11 +165,10 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self.closing = True
         self._pending.clear()
-        self.subscriptions.clear()
         self._listener.forget(self)
         if self._will is not None and not self._listener.closing:
-            will, self._will = self._will, None
-            self._submit(_Pending(self, 0), will.topic, will.payload, False)
+            self._listener.bury(self, self._will)
+            self._will = None
         if isinstance(exc, OSError) and self.version:
             self._listener.log.info("%s: connection lost: %s", self, exc)
 
@@ -215,6 +197,7 @@ class Connection(asyncio.Protocol):
         """The peer has caught up."""
         self._peer_reads = True
         self._wake()
+        self.pump()
 
     # Backpressure
 
@@ -223,6 +206,7 @@ class Connection(asyncio.Protocol):
             self._door.congested
             or len(self._pending) >= self._limits.pending_max
             or not self._peer_reads
+            or (self._subscriber is not None and self._subscriber.saving)
             or self._listener.closing
         )
 
@@ -301,17 +285,16 @@ class Connection(asyncio.Protocol):
             case Connect():
                 self._connect(packet)
             case Puback(packet_id):
-                for ready in self._window.acknowledge(packet_id):
-                    self._write(encode(ready, self.version))
+                self._serving.acknowledged(packet_id)
+                self.pump()
             case Subscribe():
-                self._subscribe(packet)
-            case Unsubscribe(packet_id, filters):
-                codes = tuple(map(self._unsubscribe, filters))
-                self._write(encode(Unsuback(packet_id, codes), self.version))
+                self._serving.subscribe(packet)
+            case Unsubscribe():
+                self._serving.unsubscribe(packet)
             case Pingreq():
                 self._write(encode(Pingresp(), self.version))
             case Disconnect(code):
-                self._check_session_expiry(packet.properties)
+                self._change_expiry(packet.properties)
                 if code != Code.DISCONNECT_WITH_WILL:
                     self._will = None
                 self._linger()
@@ -319,10 +302,15 @@ class Connection(asyncio.Protocol):
             case _:
                 raise AssertionError(f"the decoder lets no {type(packet).__name__} in")
 
-    def _check_session_expiry(self, properties: Properties) -> None:
+    def _change_expiry(self, properties: Properties) -> None:
         """Section 3.14.2.2.2: 0 in CONNECT cannot become anything else."""
-        if number(properties, Property.SESSION_EXPIRY_S, 0) and not self._expiry_s:
+        session = self.session
+        if session is None or Property.SESSION_EXPIRY_S not in properties:
+            return
+        wished_s = number(properties, Property.SESSION_EXPIRY_S, 0)
+        if wished_s and not session.expiry_s:
             raise MqttError(Code.PROTOCOL_ERROR, "DISCONNECT: a session expiry after 0")
+        session.expiry_s = min(wished_s, self._limits.session_expiry_max_s)
 
     def _take(self, packet: Publish) -> None:
         """A reading: to the door. The hot path."""
@@ -344,6 +332,10 @@ class Connection(asyncio.Protocol):
                 Code.RECEIVE_MAXIMUM_EXCEEDED,
                 f"more than {self._limits.receive_max} messages in flight",
             )
+
+    def submit_will(self, will: Will) -> None:
+        """The client is gone without a goodbye: what it left for that is a message."""
+        self._submit(_Pending(self, 0), will.topic, will.payload, False)
 
     def _submit(
         self, pending: _Pending, topic: str, payload: bytes, redelivered: bool
@@ -409,18 +401,39 @@ class Connection(asyncio.Protocol):
         self._will = packet.will
         self._heard = self._loop.time()
         self._set_timer(packet.keep_alive_s * KEEP_ALIVE_FACTOR)
-        self._expiry_s = number(properties, Property.SESSION_EXPIRY_S, 0)
         self._reasons_wanted = bool(number(properties, Property.REQUEST_PROBLEM, 1))
         self._peer_packet_size_max = number(
             properties, Property.MAXIMUM_PACKET_SIZE, self._peer_packet_size_max
         )
-        self._window.size = min(
-            self._window.size, number(properties, Property.RECEIVE_MAXIMUM, 0xFFFF)
+        wished_s = self._limits.session_expiry_max_s * (not packet.clean_start)
+        if packet.version == V5:
+            wished_s = number(properties, Property.SESSION_EXPIRY_S, 0)
+        session, present = self._listener.register(
+            self, clean=packet.clean_start, expiry_s=wished_s
         )
-        self._listener.register(self)
-        self._write(encode(Connack(0, False, self._welcome(packet)), self.version))
+        client = Client(
+            packet.version,
+            role,
+            self.user,
+            self._peer_packet_size_max,
+            number(properties, Property.RECEIVE_MAXIMUM, 0xFFFF),
+            self._reasons_wanted,
+        )
+        self._subscriber = Subscriber(
+            self._listener, client, session, self._write, self._answered
+        )
+        welcome = self._welcome(packet, session, wished_s)
+        self._write(encode(Connack(0, present, welcome), self.version))
+        self._subscriber.begin()
+        self.pump()
 
-    def _welcome(self, packet: Connect) -> Properties:
+    def _answered(self) -> None:
+        """A subscription is durable and answered: go on."""
+        if not self.closing:
+            self._wake()
+            self.pump()
+
+    def _welcome(self, packet: Connect, session: Session, wished_s: int) -> Properties:
         """What a client of version 5 is told about us; 3.1.1 has no place for it."""
         welcome: Properties = {
             Property.RECEIVE_MAXIMUM: self._limits.receive_max,
@@ -432,8 +445,8 @@ class Connection(asyncio.Protocol):
             Property.SUBSCRIPTION_IDS_AVAILABLE: 0,
             Property.SHARED_AVAILABLE: 0,
         }
-        if self._expiry_s:
-            welcome[Property.SESSION_EXPIRY_S] = 0
+        if session.expiry_s != wished_s:
+            welcome[Property.SESSION_EXPIRY_S] = session.expiry_s
         if not packet.client_id:
             welcome[Property.ASSIGNED_CLIENT_ID] = self.client_id
         return welcome
@@ -445,38 +458,6 @@ class Connection(asyncio.Protocol):
         self._timer = (
             self._loop.call_later(timeout_s, self._watch) if timeout_s else None
         )
-
-    def _subscribe(self, packet: Subscribe) -> None:
-        if Property.SUBSCRIPTION_ID in packet.properties:
-            raise MqttError(
-                Code.SUBSCRIPTION_IDS_NOT_SUPPORTED,
-                "SUBSCRIBE: no subscription identifiers",
-            )
-        codes = tuple(map(self._grant, packet.subscriptions))
-        if self.version == V311:
-            codes = tuple(min(code, 0x80) for code in codes)
-        self._write(encode(Suback(packet.packet_id, codes), self.version))
-
-    def _grant(self, subscription: Subscription) -> int:
-        topic_filter = subscription.topic_filter
-        if topic_filter.startswith("$share/"):
-            return Code.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        if not mqtt_topics.is_filter(topic_filter):
-            return Code.TOPIC_FILTER_INVALID
-        if not mqtt_topics.may_subscribe(topic_filter, self._role, self.user):
-            return Code.NOT_AUTHORISED
-        if (
-            topic_filter not in self.subscriptions
-            and len(self.subscriptions) >= self._limits.subscriptions_max
-        ):
-            return Code.QUOTA_EXCEEDED
-        self.subscriptions[topic_filter] = min(subscription.qos, 1)
-        return self.subscriptions[topic_filter]
-
-    def _unsubscribe(self, topic_filter: str) -> int:
-        if self.subscriptions.pop(topic_filter, None) is None:
-            return Code.NO_SUBSCRIPTION_EXISTED
-        return Code.SUCCESS
 
     # What goes to the peer
 
@@ -507,13 +488,19 @@ class Connection(asyncio.Protocol):
 
     def refusal(self, packet_id: int, outcome: Outcome) -> bytes:
         """A PUBACK of version 5 that says why; the reason where the peer wants one."""
-        code = REASON_CODES.get(outcome.reason or Reason.MALFORMED, Code.UNSPECIFIED)
-        reason = printable(outcome.detail, REASON_SIZE_MAX)
-        if reason and self._reasons_wanted:
-            full = encode(Puback(packet_id, code, {Property.REASON: reason}), V5)
-            if len(full) <= self._peer_packet_size_max:
-                return full
-        return encode(Puback(packet_id, code), V5)
+        return mqtt_answers.refusal(
+            packet_id,
+            outcome,
+            self._peer_packet_size_max,
+            reason=self._reasons_wanted,
+        )
+
+    def pump(self) -> None:
+        """Send of the feed what the peer has room for, a page in each loop turn."""
+        if self._subscriber is None or self.closing or not self._peer_reads:
+            return
+        if self._subscriber.pump():
+            self._loop.call_soon(self.pump)
 
     def send(self, packet: Publish) -> bool:
         """Send a message to this subscriber; never waits.
@@ -521,13 +508,11 @@ class Connection(asyncio.Protocol):
         False when it is too large for the peer. A peer that does not read, or does not
         acknowledge, is disconnected once its bounded queue is full.
         """
-        if len(encode(packet, self.version)) > self._peer_packet_size_max:
-            self._listener.log.warning("%s: alert is too large for it", self)
+        subscriber = self._subscriber
+        if subscriber is None or not subscriber.send(packet):
             return False
-        for ready in self._window.offer(packet):
-            self._write(encode(ready, self.version))
         if (
-            self._window.waiting_count > self._limits.unsent_max
+            subscriber.too_far_behind
             or self._transport.get_write_buffer_size()
             > self._limits.write_buffer_size_max
         ):
@@ -552,7 +537,13 @@ class Connection(asyncio.Protocol):
         self._linger()
         if code is not Code.SHUTTING_DOWN:
             self._listener.log.warning("%s: disconnected (0x%02x): %s", self, code, why)
-        farewell = self._farewell(code, why)
+        farewell = mqtt_answers.farewell(
+            code,
+            why,
+            self._decoder.version,
+            known=bool(self.version),
+            size_max=self._peer_packet_size_max,
+        )
         if farewell:
             self._write(farewell)
         if stalled:
@@ -574,18 +565,3 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(
             self._limits.linger_s, self._transport.abort
         )
-
-    def _farewell(self, code: Code, why: str) -> bytes:
-        reason: Properties = {Property.REASON: printable(why, REASON_SIZE_MAX)}
-        if self.version == V5:
-            full = encode(Disconnect(code, reason), V5)
-            if len(full) <= self._peer_packet_size_max:
-                return full
-            return encode(Disconnect(code), V5)
-        if self.version == V311:
-            return b""
-        if self._decoder.version == V5:  # in its CONNECT
-            return encode(Connack(code, False, reason), V5)
-        if self._decoder.version == V311 and code in RETURN_CODES:
-            return encode(Connack(RETURN_CODES[code]), V311)
-        return b""

@@ -5,14 +5,14 @@ written only after the commit that holds the reading. All acknowledgements of on
 that belong to one connection leave in one write: the syscalls, not the parsing, are
 what bounds the rate.
 
-No persistent sessions yet: every connection begins a new session (session present is
-always 0, the session expiry interval told is 0) and subscriptions end with it. A device
-loses nothing by that: it sends again what was not acknowledged, and the intake knows it
-by its sequence. Retained messages are not kept; the flag is ignored. Sessions belong to
-user and client id together, so no user can take over another's.
+A session that its client wants to keep (3.1.1: clean session 0; 5: a session expiry)
+outlives the connection and, with a Keeper, the gateway: mqtt_session.py. Retained
+messages are not kept; the flag is ignored. Sessions belong to user and client id
+together, so no user can take over another's.
 
-A will is submitted like a message of QoS 0 when the connection ends without DISCONNECT,
-except when it is we who shut down: that says nothing about the device.
+A will is submitted like a message of QoS 0 when the connection ends without DISCONNECT
+and its client does not come back within the will delay; except when it is we who shut
+down: that says nothing about the device.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from edge.sources.mqtt_connection import (
     PAYLOAD_SIZE_MAX,
     Connection,
 )
-from edge.sources.mqtt_packets import Publish
-from edge.sources.mqtt_properties import Code
-from edge.sources.mqtt_topics import matches
+from edge.sources.mqtt_packets import Publish, Will
+from edge.sources.mqtt_properties import Code, Property, number
+from edge.sources.mqtt_session import Feed, Keeper, Session
+from edge.sources.mqtt_sessions import Sessions
+from edge.sources.mqtt_topics import is_alert
 
 LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
@@ -59,6 +61,10 @@ class Limits:
     send_window_max: int = 256  # our QoS 1 without PUBACK, per subscriber
     unsent_max: int = 1_024  # messages behind that window before it counts as dead
     write_buffer_size_max: int = 1_048_576  # bytes a subscriber may leave unread
+    sessions_max: int = 1_024  # without a connection
+    sessions_per_user_max: int = 8  # of those, of one user
+    session_expiry_max_s: int = 604_800  # a week; 3.1.1 cannot ask for less
+    kept_for_absent_max: int = 32  # receipts for a device that is away
     linger_s: float = 2.0  # from our goodbye to the abort
     close_timeout_s: float = 5.0  # for commits in flight when the listener closes
 
@@ -101,19 +107,28 @@ class MqttListener:
     """Accepts MQTT clients on one address and submits what they publish to `door`."""
 
     def __init__(
-        self, door: Door, *, authenticate: Authenticate, limits: Limits | None = None
+        self,
+        door: Door,
+        *,
+        authenticate: Authenticate,
+        limits: Limits | None = None,
+        feed: Feed | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.door = door
         self.authenticate = authenticate
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
+        self.sessions = Sessions(self.limits, self.log, feed, keeper)
         self.closing = False
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
-        self._sessions: dict[tuple[str | None, str], Connection] = {}
+        self._holders: dict[str, Connection] = {}  # by their session's name
+        self._wills: dict[str, asyncio.TimerHandle] = {}
         self._to_flush: list[Connection] = []
         self._congested: deque[Connection] = deque()  # wait for the door
         self._relief: asyncio.Task[None] | None = None
+        self.dropped_count = 0  # messages for clients that were away too long
         self._quiet = asyncio.Event()  # while closing: nothing is pending
         self._empty = asyncio.Event()  # while closing: no connection is left
 
@@ -158,6 +173,9 @@ class MqttListener:
         for connection in list(self._connections):
             connection.disconnect(Code.SHUTTING_DOWN, "the gateway shuts down")
         await self._within(self.limits.linger_s + 1.0, self._empty)
+        for waiting in self._wills.values():
+            waiting.cancel()
+        await self.sessions.close()
         if self._relief is not None:
             self._relief.cancel()
             await asyncio.gather(self._relief, return_exceptions=True)
@@ -178,21 +196,38 @@ class MqttListener:
         if not self._connections:
             self._empty.set()
 
-    def publish(self, topic: str, payload: bytes) -> int:
+    def publish(self, topic: str, payload: bytes, user: str | None = None) -> int:
         """Send to every matching subscriber; returns how many. Never waits.
 
-        Call it after the commit that holds what `payload` tells.
+        `user` where only that user's may match. Call it after the commit that holds
+        what `payload` tells. At QoS 1 a subscriber who is away gets it on coming back,
+        as long as `kept_for_absent_max` later ones have not pushed it out.
         """
         count = 0
-        for connection in list(self._connections):
-            granted = [
-                qos
-                for topic_filter, qos in connection.subscriptions.items()
-                if matches(topic_filter, topic)
-            ]
-            if granted and not connection.closing:
-                count += connection.send(Publish(topic, payload, max(granted)))
+        sessions = self.sessions.all() if user is None else self.sessions.of_user(user)
+        for session in list(sessions):
+            qos = session.granted(topic)
+            if qos is None:
+                continue
+            packet = Publish(topic, payload, qos)
+            holder = self._holders.get(session.name)
+            if holder is not None:
+                count += not holder.closing and holder.send(packet)
+            elif qos and not is_alert(topic):
+                kept_max = self.limits.kept_for_absent_max
+                if not session.window.keep(packet, kept_max):
+                    self.dropped_count += 1
         return count
+
+    def is_followed(self, topic: str, user: str) -> bool:
+        """Whether a session of this user, connected or kept, subscribes to a topic."""
+        sessions = self.sessions.of_user(user)
+        return any(one.granted(topic) is not None for one in sessions)
+
+    def feed_grew(self) -> None:
+        """The feed has more to tell to those who follow it."""
+        for connection in list(self._holders.values()):
+            connection.pump()
 
     # What connections ask of the listener
 
@@ -203,13 +238,44 @@ class MqttListener:
             self._connections.add(connection)
         return not full
 
-    def register(self, connection: Connection) -> None:
-        """Give the session to `connection`; an earlier holder is disconnected."""
-        key = (connection.user, connection.client_id)
-        earlier = self._sessions.get(key)
-        self._sessions[key] = connection
+    def register(
+        self, connection: Connection, *, clean: bool, expiry_s: int
+    ) -> tuple[Session, bool]:
+        """Give the session to `connection`, and say whether there was one before.
+
+        An earlier holder is disconnected.
+        """
+        user, client_id = connection.user, connection.client_id
+        session, present = self.sessions.begin(
+            user, client_id, clean=clean, expiry_s=expiry_s
+        )
+        earlier = self._holders.get(session.name)
+        self._holders[session.name] = connection
+        will = self._wills.pop(session.name, None)
+        if will is not None and present:
+            will.cancel()  # it came back in time
         if earlier is not None:
             earlier.disconnect(Code.SESSION_TAKEN_OVER, "the client connected again")
+        return session, present
+
+    def bury(self, connection: Connection, will: Will) -> None:
+        """A client vanished: its will is submitted, after the delay it asked for."""
+        session = connection.session
+        delay_s = number(will.properties, Property.WILL_DELAY_S, 0)
+        if session is None or not min(delay_s, session.expiry_s):
+            connection.submit_will(will)
+            return
+        if session.connected:  # on another connection: it is not dead
+            return
+        self._wills[session.name] = asyncio.get_running_loop().call_later(
+            min(delay_s, session.expiry_s), self._submit_late, connection, will
+        )
+
+    def _submit_late(self, connection: Connection, will: Will) -> None:
+        assert connection.session is not None  # noqa: S101 - see bury
+        self._wills.pop(connection.session.name, None)
+        if not self.closing:
+            connection.submit_will(will)
 
     def assign_client_id(self) -> str:
         """A client id that no session has, nor a client's from before our restart."""
@@ -218,9 +284,10 @@ class MqttListener:
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
-        key = (connection.user, connection.client_id)
-        if self._sessions.get(key) is connection:
-            del self._sessions[key]
+        session = connection.session
+        if session is not None and self._holders.get(session.name) is connection:
+            del self._holders[session.name]
+            self.sessions.leave(session)
         if self.closing:
             self._note_progress()
 

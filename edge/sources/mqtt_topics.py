@@ -2,8 +2,8 @@
 
 iomt/v1/<device>/<stream>    readings, published by devices (docs/wire-format.md)
 iomt/v1/alerts/...           alerts, for viewers
-iomt/v1/<device>/cmd         commands to a device   } granted to the device itself;
-iomt/v1/<device>/receipt     receipts for a device  } nothing is sent there yet
+iomt/v1/<device>/receipt     receipts, for the device itself (ledger/receipt.py)
+iomt/v1/<device>/cmd         commands, for the device itself: nothing is sent there yet
 """
 
 from __future__ import annotations
@@ -57,6 +57,20 @@ def may_subscribe(topic_filter: str, role: str, user: str | None) -> bool:
     if role != DEVICE or user is None or not is_name(user):
         return False
     return levels in [(*ROOT, user, own) for own in OWN_TOPICS]
+
+
+def allowed(role: str, user: str | None) -> str:
+    """In words, what this role and user may subscribe to."""
+    if role == VIEWER:
+        return "/".join((*ALERTS, "#"))
+    if user is None or not is_name(user):
+        return "nothing: it gave no user name"
+    return " and ".join("/".join((*ROOT, user, own)) for own in OWN_TOPICS)
+
+
+def is_alert(topic_filter: str) -> bool:
+    """Whether a filter that was granted covers alerts, and nothing but alerts."""
+    return tuple(topic_filter.split("/", len(ALERTS))[: len(ALERTS)]) == ALERTS
 
 
 def is_filter(topic_filter: str) -> bool:

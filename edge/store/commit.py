@@ -31,10 +31,12 @@ from edge import cbor
 from edge.errors import DurabilityError, IntegrityError, RejectError
 from edge.ledger import batch as ledger_batch
 from edge.ledger import core, note, tiles, tlog
+from edge.ledger.receipt import Place
 from edge.model import Kind, Record
 from edge.store import vault
 from edge.store.database import FRAME_BITS, index_frames, rows
 from edge.store.epochs import current, tile_directory
+from edge.store.firings import release
 from edge.store.head import check_tiles, keep_checkpoint
 from edge.store.keys import Keys, episode_associated, frame_associated
 from edge.store.tile_files import write_once
@@ -143,6 +145,8 @@ class Committed:
     tree_size: int
     batch_id: int | None
     outbox_last: int
+    time_ms: int
+    place: Place | None  # of the batch entry, which is the commit's last
 
 
 @dataclass(slots=True)
@@ -231,6 +235,15 @@ class Writer:
         self._edge = self._load_edge()
 
     @property
+    def verifier(self) -> note.Verifier:
+        """The key that the log's checkpoints are signed with."""
+        return self._verifier
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with the log's key; on any thread. The caller keeps kinds apart."""
+        return self._sign(message)
+
+    @property
     def tree_size(self) -> int:
         """How many entries the log has."""
         return self._edge.size
@@ -316,19 +329,30 @@ class Writer:
             if batch_id % INDEX_BATCHES == 0:
                 index_frames(self._connection)
             entries.append(body)
-        self._append(entries, batch.time_ms)
+        path, signed = self._append(entries, batch.time_ms)
+        place = None
+        if batch_id is not None:
+            place = Place(entries[-1], self._edge.size - 1, path, signed)
         outbox_last = self._write_side_tables(batch, batch_id)
         for step in batch.steps:
             step(self)
-        return Committed(self._edge.size, batch_id, outbox_last)
+        return Committed(self._edge.size, batch_id, outbox_last, batch.time_ms, place)
 
-    def _append(self, entries: list[bytes], time_ms: int) -> None:
-        """Entries, tiles and the signed checkpoint over them."""
+    def _append(
+        self, entries: list[bytes], time_ms: int
+    ) -> tuple[tuple[bytes, ...], bytes]:
+        """Entries, tiles and the signed checkpoint over them.
+
+        Returns the last entry's inclusion path, and the checkpoint.
+        """
+        path: tuple[bytes, ...] = ()
+        signed = b""
         execute = self._connection.execute
         first = self._edge.size
         levels_changed = 0
         for place, body in enumerate(entries):
             execute("INSERT INTO entries VALUES (?, ?)", (first + place, body))
+            path = tuple(self._edge.peaks()) if place == len(entries) - 1 else ()
             full = self._edge.append(tlog.leaf_hash(body))
             for tile in full:
                 execute(
@@ -356,6 +380,7 @@ class Writer:
                 (self._flushed_size,),
             )
             self._flushed_size = 0
+        return path, signed
 
     def _seal(self, batch: Batch) -> tuple[bytes, bytes, list[tuple[int, int, bytes]]]:
         """(batch entry, padded leaf hashes, [(episode, class, sealed frame)])."""
@@ -448,9 +473,7 @@ class Writer:
                 (batch_id, sealed),
             )
         if batch.outbox_done:
-            self._connection.execute(
-                "DELETE FROM outbox WHERE id <= ?", (batch.outbox_done,)
-            )
+            release(self._connection, batch.outbox_done)
         many(
             "INSERT INTO outbox (kind, batch, leaf) VALUES (?, ?, ?)",
             [(kind, batch_id, leaf) for kind, leaf in batch.outbox],

@@ -18,7 +18,8 @@ in the one process that holds the directory's lock; readers open the file read-o
     kept_checkpoints  one an hour, to prove consistency between
     erasures     patients whose keys and frames go; completed_ms once they are gone
     deliveries   firings that go to the webhook; delivered_ms once one was taken
-    quarantine   refused messages, sealed; counters; outbox; contract_state
+    outbox       the newest firings in their order (store/firings.py)
+    quarantine   refused messages, sealed; counters; contract_state
 """
 
 from __future__ import annotations

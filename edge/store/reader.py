@@ -37,6 +37,7 @@ from edge.store.database import (
     open_reader,
     rows,
 )
+from edge.store.firings import released
 from edge.store.keys import (
     Keys,
     episode_associated,
@@ -48,6 +49,7 @@ from edge.store.log_reader import LogReader
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,7})(?:\.([0-9]{1,4}))?")
 EPISODE_KEYS_KEPT = 1024
 PAGE_COUNT = 256
+_EVENTS = 2  # store.commit.Class.EVENTS, whose module imports this one's
 
 log = logging.getLogger("edge.reader")
 
@@ -388,7 +390,9 @@ class Reader:
         """
         found = []
         for id_, batch_id, leaf in rows(
-            self._connection, "SELECT id, batch, leaf FROM outbox ORDER BY id"
+            self._connection,
+            "SELECT id, batch, leaf FROM outbox WHERE id > ? ORDER BY id",
+            (released(self._connection),),
         ):
             with contextlib.suppress(ErasedError):
                 found.append((id_, self.record_at(batch_id, leaf)))
@@ -406,7 +410,21 @@ class Reader:
 
     def record_at(self, batch_id: int, leaf: int) -> StoredRecord:
         """One record; ErasedError where it is gone."""
-        for stored in self._frames_records(self.frames_of(batch_id)):
+        return self._record_among(self.frames_of(batch_id), batch_id, leaf)
+
+    def firing_at(self, batch_id: int, leaf: int) -> StoredRecord:
+        """The same for a firing, without opening the frames of readings."""
+        found = rows(
+            self._connection,
+            "SELECT id FROM frames WHERE id >= ? AND id < ? AND class = ?",
+            (batch_id << FRAME_BITS, (batch_id + 1) << FRAME_BITS, _EVENTS),
+        )
+        return self._record_among([id_ for (id_,) in found], batch_id, leaf)
+
+    def _record_among(
+        self, frames: Iterable[int], batch_id: int, leaf: int
+    ) -> StoredRecord:
+        for stored in self._frames_records(frames):
             if stored.leaf == leaf:
                 return stored
         raise ErasedError(f"batch {batch_id} has no record {leaf} any more")

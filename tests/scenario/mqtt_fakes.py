@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pytest
 
@@ -120,10 +120,18 @@ async def listening(
     assert not raised
 
 
+class HasPort(Protocol):
+    """What a Peer needs of a listener."""
+
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+
+
 class Peer:
     """A client made of our own codec and a plain socket: it may misbehave."""
 
-    def __init__(self, listener: MqttListener, version: int) -> None:
+    def __init__(self, listener: HasPort, version: int) -> None:
         self._port = listener.port
         self.version = version
         self._decoder = Decoder(1 << 20, version=version, from_server=True)

@@ -26,7 +26,7 @@ from mqtt_fakes import (
 
 from edge.errors import Reason
 from edge.model import Arrival, Outcome, Source, Verdict
-from edge.sources.mqtt_connection import REASON_CODES
+from edge.sources.mqtt_answers import REASON_CODES
 from edge.sources.mqtt_encoder import encode, encode_puback
 from edge.sources.mqtt_listener import (
     LOG_LINES_MAX,

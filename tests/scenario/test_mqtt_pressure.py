@@ -34,7 +34,7 @@ from edge.sources.mqtt_packets import (
     Unsuback,
     Unsubscribe,
 )
-from edge.sources.mqtt_properties import Property
+from edge.sources.mqtt_properties import Properties, Property
 
 # Backpressure
 
@@ -167,7 +167,9 @@ async def test_an_alert_reaches_the_viewers_that_asked_for_it(version: int) -> N
             )
         )
         bad = (0x87, 0x8F, 0x9E) if version == V5 else (0x80, 0x80, 0x80)
-        assert await wall.receive() == Suback(1, (1, 0, *bad))
+        why = "'iomt/v1/+/vitals': this user may subscribe to iomt/v1/alerts/#"
+        told: Properties = {Property.REASON: why} if version == V5 else {}
+        assert await wall.receive() == Suback(1, (1, 0, *bad), told)
         assert listener.publish("iomt/v1/alerts/bed-1/high", b"!") == 1
         assert await wall.receive() == Publish("iomt/v1/alerts/bed-1/high", b"!", 1, 1)
         wall.write(Puback(1))
@@ -241,7 +243,10 @@ async def test_subscriptions_per_connection_are_bounded() -> None:
                 tuple(Subscription(f"iomt/v1/alerts/{i}") for i in (1, 2, 3, 1)),
             )
         )
-        assert await wall.receive() == Suback(1, (0, 0, 0x97, 0))
+        why: Properties = {
+            Property.REASON: "'iomt/v1/alerts/3': too many subscriptions"
+        }
+        assert await wall.receive() == Suback(1, (0, 0, 0x97, 0), why)
 
 
 async def test_subscription_identifiers_were_not_offered() -> None:

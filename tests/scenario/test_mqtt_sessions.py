@@ -41,7 +41,7 @@ from edge.sources.mqtt_properties import Code, Property
 async def test_a_version_5_client_is_told_what_there_is() -> None:
     async with listening(FakeDoor()) as listener, Peer(listener, V5) as peer:
         welcome = await peer.connect(
-            client_id="", properties={Property.SESSION_EXPIRY_S: 3600}
+            client_id="", properties={Property.SESSION_EXPIRY_S: 0xFFFFFFFF}
         )
     assert (welcome.code, welcome.session_present) == (0, False)
     assert welcome.properties == {
@@ -52,7 +52,7 @@ async def test_a_version_5_client_is_told_what_there_is() -> None:
         Property.TOPIC_ALIAS_MAXIMUM: 0,
         Property.SUBSCRIPTION_IDS_AVAILABLE: 0,
         Property.SHARED_AVAILABLE: 0,
-        Property.SESSION_EXPIRY_S: 0,
+        Property.SESSION_EXPIRY_S: 604_800,  # a week, however long it asks for
         Property.ASSIGNED_CLIENT_ID: welcome.properties[Property.ASSIGNED_CLIENT_ID],
     }
     assert str(welcome.properties[Property.ASSIGNED_CLIENT_ID]).startswith("iomt-")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.alerts import AlertPublisher, alert_payload, alert_topic
+from edge.delivery.alerts import alert_payload, alert_topic
 from edge.model import CommitReport, Firing, LiveFiring
 from edge.sources.mqtt_topics import VIEWER, may_subscribe
 
@@ -87,22 +87,6 @@ def test_any_firing_makes_a_payload_that_reads_back(
     read = json.loads(payload)
     assert (read["detail"], read["patient"]) == (detail, patient)
     assert read["values"] == values
-
-
-def test_each_firing_of_a_commit_is_published_once_and_in_order() -> None:
-    sent: list[tuple[str, str]] = []
-
-    def publish(topic: str, payload: bytes) -> int:
-        sent.append((topic, json.loads(payload)["phase"]))
-        return 1
-
-    publisher = AlertPublisher(publish)
-    ended = replace(LIVE, firing=replace(FIRING, phase="end"))
-    publisher.update(report(LIVE, ended))
-    publisher.update(report())
-    topic = "iomt/v1/alerts/medium/temperature"
-    assert sent == [(topic, "start"), (topic, "end")]
-    assert publisher.published == 2
 
 
 def test_a_viewer_may_subscribe_to_what_is_published() -> None:

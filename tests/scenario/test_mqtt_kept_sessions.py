@@ -1,0 +1,291 @@
+"""Alerts reach who was away: sessions that outlive connections, restarts and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_frost
+from mqtt_fakes import Peer, both, code_of_disconnect
+from processes import installed
+
+from edge.sources.mqtt_packets import (
+    V5,
+    V311,
+    Connack,
+    Disconnect,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+)
+from edge.sources.mqtt_properties import Properties, Property
+from edge.store import firings
+from edge.store.vault import load_keys
+
+TOPIC = "iomt/v1/alerts/high/frost"
+KEPT: Properties = {Property.SESSION_EXPIRY_S: 600}
+PUBLISHED = "iomt/v1/thermometer/vitals"
+
+
+async def raise_alarms(at: Front | Place, count: int, first: int = 1) -> None:
+    """So many alarms that begin or end, each in a commit of its own."""
+    async with Peer(at, V5) as device:
+        await device.connect(client_id="thermometer")
+        for i in range(first, first + count):
+            payload = temperature(COLD if i % 2 else WARM)
+            device.write(Publish(PUBLISHED, payload, 1, i))
+            assert await device.receive() == Puback(i)
+
+
+async def hello(
+    peer: Peer, token: str, properties: Properties | None = None, **more: object
+) -> Connack:
+    """CONNECT as the nurse's tablet, which wants its session kept."""
+    if properties is None:
+        properties = KEPT if peer.version == V5 else {}
+    fields = {"client_id": "tablet", "user": "viewer", "clean_start": False} | more
+    return await peer.connect(password=token.encode(), properties=properties, **fields)
+
+
+async def follow(peer: Peer, qos: int = 1) -> None:
+    peer.write(Subscribe(1, (Subscription("iomt/v1/alerts/#", qos),)))
+    assert await peer.receive() == Suback(1, (qos,))
+
+
+async def alert(peer: Peer, *, acknowledge: bool = True) -> tuple[str, bool, int]:
+    """(phase, DUP, packet identifier) of the next alert."""
+    packet = await peer.receive()
+    assert isinstance(packet, Publish), packet
+    assert packet.topic == TOPIC
+    if acknowledge and packet.qos:
+        peer.write(Puback(packet.packet_id))
+    phase = json.loads(packet.payload)["phase"]
+    return phase, packet.dup, packet.packet_id
+
+
+@both
+async def test_who_was_away_is_told_what_it_missed_and_again_what_it_had_not_confirmed(
+    version: int, tmp_path: Path
+) -> None:
+    async with front(with_frost(tmp_path)) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, version) as tablet:
+            assert not (await hello(tablet, gateway.token)).session_present
+            await follow(tablet)
+            await raise_alarms(gateway, 1)
+            assert await alert(tablet, acknowledge=False) == ("start", False, 1)
+        await raise_alarms(gateway, 2, first=2)
+        async with Peer(gateway, version) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await alert(tablet) == ("start", True, 1)
+            assert await alert(tablet) == ("end", False, 2)
+            assert await alert(tablet) == ("start", False, 3)
+            assert await tablet.silence()
+        async with Peer(gateway, version) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await tablet.silence()
+
+
+@both
+async def test_a_session_survives_a_restart_of_the_gateway(
+    version: int, tmp_path: Path
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, version) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+            await raise_alarms(gateway, 2)
+            await alert(tablet)
+            await alert(tablet, acknowledge=False)
+    async with front(settings) as gateway:
+        await raise_alarms(gateway, 1, first=3)
+        async with Peer(gateway, version) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert [await alert(tablet) for _ in range(2)] == [
+                ("end", True, 1),  # sent before, and not confirmed
+                ("start", False, 2),
+            ]
+            assert await tablet.silence()
+
+
+async def test_nothing_is_lost_by_a_kill_and_little_repeated(tmp_path: Path) -> None:
+    """kill -9 with alerts unconfirmed, confirmed and never sent."""
+    async with installed(tmp_path) as gateway:
+        (tmp_path / "contracts" / "frost.toml").write_text(FROST)
+        await gateway.do("device", "add", "thermometer", "--unsigned")
+        token = load_keys(gateway.settings.keys).access_token
+        await gateway.start()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, token)
+            await follow(tablet)
+            await raise_alarms(Place(gateway.port), 3)
+            for _ in range(3):
+                await alert(tablet)
+            await raise_alarms(Place(gateway.port), 1, first=4)  # keeps the PUBACKs
+            await alert(tablet, acknowledge=False)
+        await raise_alarms(Place(gateway.port), 1, first=5)
+        await gateway.kill()
+        await gateway.start()
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, token)).session_present
+            told = [await alert(tablet) for _ in range(2)]
+            assert [phase for phase, _, _ in told] == ["end", "start"]
+            assert told[0][1]  # DUP: it may have been sent
+            assert await tablet.silence(0.2)
+        assert await gateway.stop() == 0
+
+
+async def test_the_backlog_keeps_to_the_receive_maximum(tmp_path: Path) -> None:
+    async with front(with_frost(tmp_path)) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+        await raise_alarms(gateway, 5)
+        narrow = KEPT | {Property.RECEIVE_MAXIMUM: 2}
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token, narrow)
+            for expected in (1, 2):
+                assert (await alert(tablet, acknowledge=False))[2] == expected
+            assert await tablet.silence()
+            tablet.write(Puback(2))
+            assert (await alert(tablet, acknowledge=False))[2] == 3
+            assert await tablet.silence()
+        async with Peer(gateway, V5) as tablet:  # 1 and 3 are not confirmed
+            await hello(tablet, gateway.token, KEPT | {Property.RECEIVE_MAXIMUM: 1})
+            seen = [await alert(tablet) for _ in range(4)]
+            assert [one[1:] for one in seen] == [
+                (True, 1),
+                (True, 3),
+                (False, 4),
+                (False, 5),
+            ]
+
+
+async def test_a_clean_start_and_an_expiry_of_0_end_the_session(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+        async with Peer(gateway, V5) as tablet:
+            answer = await hello(tablet, gateway.token, clean_start=True)
+            assert not answer.session_present
+            await follow(tablet)
+            tablet.write(Disconnect(0, {Property.SESSION_EXPIRY_S: 0}))
+            await tablet.bytes_until_closed()
+        await raise_alarms(gateway, 1)
+        async with Peer(gateway, V5) as tablet:
+            assert not (await hello(tablet, gateway.token)).session_present
+            await follow(tablet)
+            assert await tablet.silence()
+            tablet.write(Unsubscribe(2, ("iomt/v1/alerts/#",)))
+            await tablet.receive()
+    async with front(settings) as gateway:  # without a subscription it is one, too
+        await raise_alarms(gateway, 1, first=2)
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await tablet.silence()
+
+
+async def test_at_qos_0_nothing_is_kept_for_who_is_away(tmp_path: Path) -> None:
+    async with front(with_frost(tmp_path)) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet, 0)
+        await raise_alarms(gateway, 1)
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await tablet.silence()
+            await raise_alarms(gateway, 1, first=2)
+            assert await alert(tablet) == ("end", False, 0)
+
+
+async def test_a_session_moves_to_the_connection_that_takes_it_over(
+    tmp_path: Path,
+) -> None:
+    async with front(with_frost(tmp_path)) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as old, Peer(gateway, V5) as new:
+            await hello(old, gateway.token)
+            await follow(old)
+            await raise_alarms(gateway, 1)
+            await alert(old, acknowledge=False)
+            assert (await hello(new, gateway.token)).session_present
+            assert await alert(new) == ("start", True, 1)
+            assert await code_of_disconnect(old) == 0x8E
+            await raise_alarms(gateway, 1, first=2)
+            assert await alert(new) == ("end", False, 2)
+
+
+async def test_what_is_kept_for_who_is_away_is_bounded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(firings, "KEPT_COUNT", 3)
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+        await raise_alarms(gateway, 9)
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        await hello(tablet, gateway.token)
+        phases = [(await alert(tablet))[0]]
+        async with asyncio.timeout(5):
+            while phases[-3:] != ["start", "end", "start"]:
+                phases.append((await alert(tablet))[0])
+        assert await tablet.silence()
+    assert len(phases) < 6  # the released ones that are kept, and the last commit's
+    assert f"{9 - len(phases)} alerts are no longer kept" in caplog.text
+
+
+async def test_an_erased_patients_alerts_are_not_told_any_more(tmp_path: Path) -> None:
+    """They wait in no memory either, when the patient is forgotten meanwhile."""
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        do = gateway.running.core.administration
+        await do.add_patient("P-1")
+        await do.assign_device("thermometer", "P-1")
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+            await raise_alarms(gateway, 1)
+            await alert(tablet, acknowledge=False)
+        await raise_alarms(gateway, 1, first=2)
+        await do.operations["patient-erase"](name="P-1")
+        await raise_alarms(gateway, 1, first=3)
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert (await alert(tablet))[0] == "start"
+            assert await tablet.silence()
+
+
+async def test_one_user_cannot_fill_the_store_with_sessions(tmp_path: Path) -> None:
+    async with front(with_frost(tmp_path)) as gateway:
+        for i in range(12):
+            async with Peer(gateway, V311) as tablet:
+                await hello(tablet, gateway.token, client_id=f"tablet-{i}")
+                await follow(tablet)
+        present = []
+        for i in range(12):
+            async with Peer(gateway, V311) as tablet:
+                answer = await hello(tablet, gateway.token, client_id=f"tablet-{i}")
+                present.append(answer.session_present)
+                tablet.write(Disconnect())
+                await tablet.bytes_until_closed()
+    assert not any(present[:4])  # the ones that were away the longest went
