@@ -458,7 +458,7 @@ words = st.sampled_from(WORDS.split())
         st.text(max_size=4),
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_text_is_a_contract_or_has_named_problems(text: str) -> None:
     """ConfigurationError or a Contract; never anything else."""
     found: list[str] | None = None

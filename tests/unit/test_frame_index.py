@@ -19,7 +19,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS)
 def test_the_view_has_exactly_the_frames_of_each_episode(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]]

@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.sources.mqtt_encoder import encode, encode_puback
@@ -40,9 +40,7 @@ from edge.sources.mqtt_properties import (
 from edge.sources.mqtt_topics import is_filter, matches, may_subscribe, route
 
 SIZE_MAX = 1_000
-# No deadline: a busy machine is not a finding.
-ROUND_TRIPS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FUZZ = settings(ROUND_TRIPS, max_examples=250)
+FUZZ = settings(max_examples=250)
 
 
 def decode(data: bytes, version: int, *, from_server: bool = False) -> list[Packet]:
@@ -496,7 +494,6 @@ def outcome(
     return packets, None
 
 
-@settings(ROUND_TRIPS)
 @given(streams, st.lists(st.integers(0, 10_000), max_size=8))
 def test_packets_come_back_as_they_were_however_the_stream_is_cut(
     stream: tuple[int, Connect, list[Packet]], cuts: list[int]
@@ -507,7 +504,6 @@ def test_packets_come_back_as_they_were_however_the_stream_is_cut(
     assert outcome(cut(data, cuts)) == (packets, None)
 
 
-@settings(ROUND_TRIPS)
 @given(
     versions,
     st.lists(

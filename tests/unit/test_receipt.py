@@ -66,7 +66,7 @@ def test_without_the_logs_key_it_is_not_enough(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_byte_of_it_can_be_another(data: st.DataObject) -> None:
     content = bytearray(bytes.fromhex(GOOD[0]["receipt"]))
@@ -97,7 +97,7 @@ answers = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     answers=answers,
     device=st.text(min_size=1, max_size=64, alphabet="aZ09._-"),
