@@ -28,6 +28,9 @@ from edge.store.keys import Keys, patient_associated
 from edge.store.vault import seal, unseal
 
 REF_SIZE = 16
+_NAME_RULE = (
+    "device {name!r}: 1 to 64 of A–Z a–z 0–9 . _ -, and none of alerts, cmd, receipt"
+)
 PATIENT_NAME_LENGTH_MAX = 128
 ADDRESS = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", re.ASCII)
 
@@ -100,6 +103,7 @@ class Administration:
         self._clock = clock
         self._master = master
         self.more: dict[str, Callable[..., Awaitable[object]]] = {}
+        self.on_revoke: list[Callable[[str], None]] = []
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -167,15 +171,17 @@ class Administration:
         self._registry.put(replace(device, revoked=True))  # its name is taken
         await self._intake.administer(change)
 
+    def check_name(self, name: str) -> None:
+        """ConfigurationError where no device can have this name."""
+        if not is_name(name):
+            raise ConfigurationError([_NAME_RULE.format(name=name)])
+
     def _check_device(
         self, name: str, kind: str, public_key: str | None, address: str | None
     ) -> bytes | None:
         problems = []
         if not is_name(name):
-            problems.append(
-                f"device {name!r}: 1 to 64 of A–Z a–z 0–9 . _ -, and none of "
-                "alerts, cmd, receipt"
-            )
+            problems.append(_NAME_RULE.format(name=name))
         elif self._registry.find(name) is not None:
             problems.append(f"device {name!r} is there already")
         if kind not in set(DeviceKind):
@@ -285,6 +291,8 @@ class Administration:
             return change
 
         await self._intake.administer(change)
+        for listener in self.on_revoke:
+            listener(name)
 
     def known(self, name: str) -> Device:
         device = self._registry.find(name)

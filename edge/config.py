@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from edge.errors import ConfigurationError
@@ -29,6 +29,8 @@ ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
 RETENTION_DAYS_MAX = 36_500
 APPROVER_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+HOST_PATTERN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63}){0,9}")
+NAMES_MAX = 16
 MASTER_SOURCES = ("file", "credential", "passphrase")
 
 
@@ -84,6 +86,10 @@ class Settings:
     free_reserve_mb: int
     quarantine_quota_kb: int
     mqtt: Address | None
+    mqtt_tls: Address | None
+    enrol: Address | None
+    names: tuple[str, ...]
+    allow_tls_12: bool
     ble_adapter: str | None
     web: Address | None
     contracts: Path | None
@@ -215,8 +221,22 @@ def _web_address(value: object) -> str:
     return text
 
 
-def _listen(value: object) -> Address:
-    """HOST:PORT; only loopback, because plain text leaves the machine otherwise."""
+def _names(value: object) -> tuple[str, ...]:
+    """The host names and addresses that devices know the gateway by."""
+    if not isinstance(value, list) or not 1 <= len(value) <= NAMES_MAX:
+        raise ValueError(f"must be an array of 1 to {NAMES_MAX} names")
+    for one in value:
+        text = _text(one)
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            if not HOST_PATTERN.fullmatch(text):
+                raise ValueError(f"{text!r} is no host name or IP address") from None
+    return tuple(map(str, value))
+
+
+def _address(value: object) -> Address:
+    """HOST:PORT, HOST an IP address or localhost."""
     host, _, port_text = _text(value).rpartition(":")
     if not host or not port_text.isascii() or not port_text.isdecimal():
         raise ValueError(f"{value!r} is not HOST:PORT")
@@ -226,15 +246,22 @@ def _listen(value: object) -> Address:
     host = host.removeprefix("[").removesuffix("]")
     if host != "localhost":
         try:
-            loopback = ipaddress.ip_address(host).is_loopback
+            ipaddress.ip_address(host)
         except ValueError:
             raise ValueError(f"{host!r} is no IP address or localhost") from None
-        if not loopback:
-            raise ValueError(
-                f"{host} is reachable from other machines and this listener has no TLS "
-                "yet: only loopback (127.0.0.1, ::1, localhost) is accepted"
-            )
     return Address(host, port)
+
+
+def _listen(value: object) -> Address:
+    """The same; only loopback, because plain text leaves the machine otherwise."""
+    address = _address(value)
+    here = address.host == "localhost" or ipaddress.ip_address(address.host).is_loopback
+    if not here:
+        raise ValueError(
+            f"{address.host} is reachable from other machines and this listener "
+            "has no TLS: only loopback (127.0.0.1, ::1, localhost) is accepted"
+        )
+    return address
 
 
 def _approvers(value: object) -> tuple[tuple[str, bytes], ...]:
@@ -263,6 +290,29 @@ def _approvers(value: object) -> tuple[tuple[str, bytes], ...]:
     return tuple(found.items())
 
 
+class _Doors(NamedTuple):
+    mqtt: Address | None
+    mqtt_tls: Address | None
+    enrol: Address | None
+    names: tuple[str, ...]
+    allow_tls_12: bool
+
+
+def _doors(mqtt: _Table, enrol: _Table, report: _Report) -> _Doors:
+    """Where devices connect."""
+    tls = mqtt.get("tls", None, _address)
+    names = mqtt.get("names", (), _names)
+    versions = {"1.3": False, "1.2": True}
+    oldest = mqtt.get("tls_min", "1.3", _one_of(versions))
+    claims = enrol.get("listen", None, _address)
+    if (tls or claims) and not names:
+        report.add("mqtt", "names", "say by which names devices know the gateway")
+    if claims and not tls:
+        report.add("enrol", "listen", "[mqtt] tls is what a certificate is good for")
+    plain = mqtt.get("listen", None, _listen)
+    return _Doors(plain, tls, claims, names, versions[oldest])
+
+
 def parse(text: str, name: str, base: Path) -> Settings:
     """Settings of a configuration file's text; `base` is what its paths start from."""
     report = _Report(name, text)
@@ -278,6 +328,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         "watchdog",
         "alerts",
         "mqtt",
+        "enrol",
         "ble",
         "web",
         "contracts",
@@ -316,7 +367,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         opened["retention"].get("readings_days", None, days),
         opened["retention"].get("events_days", None, days),
     )
-    mqtt = opened["mqtt"].get("listen", None, _listen)
+    doors = _doors(opened["mqtt"], opened["enrol"], report)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
     web = opened["web"].get("listen", None, _listen)
@@ -342,7 +393,11 @@ def parse(text: str, name: str, base: Path) -> Settings:
         pace=PACES[medium],
         free_reserve_mb=reserve,
         quarantine_quota_kb=quota,
-        mqtt=mqtt,
+        mqtt=doors.mqtt,
+        mqtt_tls=doors.mqtt_tls,
+        enrol=doors.enrol,
+        names=doors.names,
+        allow_tls_12=doors.allow_tls_12,
         ble_adapter=adapter if ble_on else None,
         web=web,
         contracts=contracts,
@@ -397,6 +452,12 @@ data   = "data"                   # database, tiles; relative to this file
 
 [mqtt]
 listen = "127.0.0.1:1883"         # plain text: loopback only
+# tls   = "0.0.0.0:8883"          # devices elsewhere: docs/device-identity.md
+# names = ["gateway.local", "192.168.1.10"]  # by which they know this machine
+# tls_min = "1.3"                 # or "1.2" for devices that cannot do better
+
+[enrol]                           # where a new device takes its certificate
+# listen = "0.0.0.0:8443"
 
 [ble]
 enabled = false

@@ -28,7 +28,7 @@ from edge.administration import Administration, Patients
 from edge.admission import Admission
 from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
-from edge.config import Settings
+from edge.config import Address, Settings
 from edge.contracts.evaluation import Evaluator
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
@@ -41,6 +41,7 @@ from edge.entering import Entering
 from edge.errors import ConfigurationError, IntegrityError, RefusedError, RejectError
 from edge.forgetting import Forgetting
 from edge.heartbeat import beat
+from edge.identity import Identities
 from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
 from edge.sources.ble import BleSource
@@ -49,6 +50,7 @@ from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
 from edge.store import contract_log, forget, sessions
+from edge.store.certificates import Authority
 from edge.store.contract_log import SOURCE_KEY
 from edge.store.database import lock_directory, meta, open_writer
 from edge.store.evidence import CheckpointCopy, open_log
@@ -58,6 +60,8 @@ from edge.store.reader import Reader, StoredRecord
 from edge.store.vault import Keyring, load_keys
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
+from edge.web.enrol import make_app as make_enrol_app
+from edge.web.enrol import serve as serve_enrol
 from edge.web.live import Live
 
 SAFE_MODE_EXITS = 1
@@ -81,6 +85,7 @@ class Core:
     intake: Intake
     administration: Administration
     forgetting: Forgetting
+    identities: Identities
     failure: asyncio.Future[None]
     log_key: LogKey
     undelivered: list[tuple[int, StoredRecord]]
@@ -278,6 +283,15 @@ async def _running(
     activation = Activation(intake, begun.lifecycle, contract_of, clock)
     administration.more.update(activation.operations)
     administration.more.update(Entering(intake, clock).operations)
+    identities = Identities(
+        administration,
+        intake,
+        registry,
+        writer.connection,
+        keyring.access_token,
+        lambda: Authority(settings.keys, settings.origin),
+    )
+    administration.more.update(identities.operations)
     await forgetting.resume()
     try:
         yield Core(
@@ -288,6 +302,7 @@ async def _running(
             intake,
             administration,
             forgetting,
+            identities,
             failure,
             LogKey(writer.verifier, writer.sign),
             undelivered,
@@ -448,8 +463,9 @@ async def _start_web(
 async def _start_mqtt(
     opened: Core, stack: contextlib.AsyncExitStack
 ) -> MqttListener | None:
-    address, intake = opened.settings.mqtt, opened.intake
-    if address is None:
+    settings, intake = opened.settings, opened.intake
+    address = settings.mqtt
+    if address is None and settings.mqtt_tls is None:
         return None
     own = stack.enter_context(
         contextlib.closing(Reader(opened.settings.directory, opened.keyring.master))
@@ -466,7 +482,15 @@ async def _start_mqtt(
             return "device"
         return VIEWER if hmac.compare_digest(password, token) else None
 
-    listener = MqttListener(intake, authenticate=authenticate, feed=feed, keeper=keeper)
+    listener = MqttListener(
+        intake,
+        authenticate=authenticate,
+        feed=feed,
+        keeper=keeper,
+        identify=opened.identities.identify,
+    )
+    opened.identities.on_change.append(listener.close_user)
+    opened.administration.on_revoke.append(listener.close_user)
     keeper.save_with_commits(listener.sessions.changes)
     receipts = ReceiptWriter(opened.log_key, listener.is_followed, listener.publish)
     stack.callback(receipts.close)
@@ -474,11 +498,46 @@ async def _start_mqtt(
     feed.grew.append(listener.feed_grew)
     intake.on_commit.append(feed.update)
     opened.forgetting.on_forget.append(listener.sessions.forget)
-    try:
-        await listener.start(address.host, address.port)
-    except OSError as error:
-        raise ConfigurationError([f"[mqtt] listen: {address}: {error}"]) from error
+    if address is not None:
+        try:
+            await listener.start(address.host, address.port)
+        except OSError as error:
+            raise ConfigurationError([f"[mqtt] listen: {address}: {error}"]) from error
+    if settings.mqtt_tls is not None:
+        await _start_tls(opened, listener, settings.mqtt_tls, stack)
     return listener
+
+
+async def _start_tls(
+    opened: Core,
+    listener: MqttListener,
+    address: Address,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """MQTT over TLS and, where the configuration says so, the door for new devices."""
+    settings, identities = opened.settings, opened.identities
+    authority = identities.authority()
+    context = authority.context(settings.names, allow_12=settings.allow_tls_12)
+    try:
+        await listener.start(address.host, address.port, context)
+    except OSError as error:
+        raise ConfigurationError([f"[mqtt] tls: {address}: {error}"]) from error
+    place: dict[str, object] = {
+        "names": list(settings.names),
+        "mqtt": f"{settings.names[0]}:{listener.ports[-1]}",
+    }
+    if settings.enrol is not None:
+        app = make_enrol_app(identities.redeem, lambda: identities.authority().pem)
+        own = authority.context(settings.names)
+        host, port = settings.enrol.host, settings.enrol.port
+        try:
+            runner, port = await serve_enrol(app, host, port, own)
+        except OSError as error:
+            reason = f"[enrol] listen: {settings.enrol}: {error}"
+            raise ConfigurationError([reason]) from error
+        stack.push_async_callback(runner.cleanup)
+        place["enrol"] = f"https://{settings.names[0]}:{port}/enrol"
+    identities.place.update(place)
 
 
 def _show_active(opened: Core, live: Live) -> None:

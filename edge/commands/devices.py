@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from edge.commands import evidence
-from edge.commands.place import Commands, change, open_reader, with_data
+from edge.commands.place import Commands, change, group, open_reader, with_data
 from edge.errors import ConfigurationError
 
 PUBLIC_KEY_FILE_MAX = 4096
@@ -22,9 +22,7 @@ def add_to(commands: Commands) -> None:
     one.set_defaults(run=_patient_add)
     evidence.add_to_patient(patient)
 
-    device = commands.add_parser("device", help="devices").add_subparsers(
-        required=True, metavar="WHAT"
-    )
+    device = group(commands, "device", "devices")
     one = with_data(device.add_parser("add", help="enrol a device"))
     one.add_argument("device", metavar="D")
     how = one.add_mutually_exclusive_group(required=True)

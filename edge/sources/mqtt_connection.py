@@ -382,10 +382,7 @@ class Connection(asyncio.Protocol):
             raise MqttError(
                 Code.CLIENT_ID_NOT_VALID, "CONNECT: a session without a client id"
             )
-        user = packet.user or ""
-        role = None
-        if len(user) <= USER_LENGTH_MAX:
-            role = self._listener.authenticate(user, packet.password or b"")
+        role, user = self._identified(packet)
         if role not in (mqtt_topics.DEVICE, mqtt_topics.VIEWER):
             raise MqttError(
                 Code.BAD_USER_OR_PASSWORD,
@@ -426,6 +423,17 @@ class Connection(asyncio.Protocol):
         self._write(encode(Connack(0, present, welcome), self.version))
         self._subscriber.begin()
         self.pump()
+
+    def _identified(self, packet: Connect) -> tuple[str | None, str]:
+        """(role, user) of the peer; no role where it may not connect."""
+        user, password = packet.user or "", packet.password or b""
+        if len(user) > USER_LENGTH_MAX:
+            return None, user
+        secured = self._transport.get_extra_info("ssl_object")
+        if secured is None or self._listener.identify is None:
+            return self._listener.authenticate(user, password), user
+        certificate = secured.getpeercert(binary_form=True)
+        return self._listener.identify(user, password, certificate) or (None, user)
 
     def _answered(self) -> None:
         """A subscription is durable and answered: go on."""

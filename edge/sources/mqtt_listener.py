@@ -41,6 +41,10 @@ from edge.sources.mqtt_topics import is_alert
 LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
 
+# Called for a client of a TLS listener with user name, password and its certificate
+# (DER, its chain checked, or None); gives role and user, or None to refuse.
+Identify = Callable[[str, bytes, bytes | None], tuple[str, str] | None]
+
 # Called with user name ("" when anonymous) and password; gives "device", "viewer" or
 # None to refuse. What it gives for ("", b"") is what anonymous peers may do. It runs on
 # the event loop: a slow password hash belongs behind a cache.
@@ -114,14 +118,16 @@ class MqttListener:
         limits: Limits | None = None,
         feed: Feed | None = None,
         keeper: Keeper | None = None,
+        identify: Identify | None = None,
     ) -> None:
         self.door = door
         self.authenticate = authenticate
+        self.identify = identify
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
         self.sessions = Sessions(self.limits, self.log, feed, keeper)
         self.closing = False
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
         self._holders: dict[str, Connection] = {}  # by their session's name
         self._wills: dict[str, asyncio.TimerHandle] = {}
@@ -133,23 +139,30 @@ class MqttListener:
         self._empty = asyncio.Event()  # while closing: no connection is left
 
     async def start(self, host: str, port: int, ssl: SSLContext | None = None) -> None:
-        """Listen; port 0 takes a free one. OSError when the address cannot be had."""
-        self._server = await asyncio.get_running_loop().create_server(
+        """Listen; port 0 takes a free one. OSError when the address cannot be had.
+
+        Called again it listens on a further address.
+        """
+        server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self),
             host,
             port,
             ssl=ssl,
             ssl_handshake_timeout=self.limits.connect_timeout_s if ssl else None,
         )
+        self._servers.append(server)
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on, in the order of `start`."""
+        return [int(one.sockets[0].getsockname()[1]) for one in self._servers]
 
     @property
     def port(self) -> int:
-        """The port that is listened on; RuntimeError before `start`."""
-        if self._server is None or not self._server.sockets:
+        """The first port; RuntimeError before `start`."""
+        if not self._servers:
             raise RuntimeError("the listener is not listening")
-        port = self._server.sockets[0].getsockname()[1]
-        assert isinstance(port, int)  # noqa: S101 - what an AF_INET socket has
-        return port
+        return self.ports[0]
 
     @property
     def connection_count(self) -> int:
@@ -164,8 +177,8 @@ class MqttListener:
         `linger_s` for the peers to go.
         """
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in self._connections:
             connection.stop_reading()
         if wait:
@@ -179,8 +192,8 @@ class MqttListener:
         if self._relief is not None:
             self._relief.cancel()
             await asyncio.gather(self._relief, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     async def _within(self, timeout_s: float, event: asyncio.Event) -> None:
         self._note_progress()
@@ -223,6 +236,12 @@ class MqttListener:
         """Whether a session of this user, connected or kept, subscribes to a topic."""
         sessions = self.sessions.of_user(user)
         return any(one.granted(topic) is not None for one in sessions)
+
+    def close_user(self, user: str) -> None:
+        """Disconnect whoever is connected as this user: it may not be so any more."""
+        for connection in list(self._holders.values()):
+            if connection.user == user:
+                connection.disconnect(Code.NOT_AUTHORISED, "revoked, or a new key")
 
     def feed_grew(self) -> None:
         """The feed has more to tell to those who follow it."""

@@ -57,6 +57,10 @@ COMMANDS = (
     "contract resume",
     "contract revoke",
     "contract message",
+    "device enrol",
+    "device bundle",
+    "ca roll",
+    "enter",
 )
 needs_mosquitto = pytest.mark.skipif(
     shutil.which("mosquitto_pub") is None, reason="apt install mosquitto-clients"
