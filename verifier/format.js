@@ -256,7 +256,7 @@
 
   // ---- records, section 3 ---------------------------------------------------------------
 
-  const RECORD = fieldsOf([0, is.number], [1, is.upTo(6n)], [2, [is.text]], [3, [is.text]],
+  const RECORD = fieldsOf([0, is.number], [1, is.upTo(8n)], [2, [is.text]], [3, [is.text]],
     [4, is.number], [5, is.bit], [6, [is.oneOf("mqtt", "ble", "ble-bonded")]],
     [7, is.upTo(63n)], [8, [is.id]], [9, is.bytes]);
 

@@ -6,7 +6,7 @@
 (() => {
   const { decodeCbor, hex } = globalThis.iomtFormat;
   const KINDS = ["count", "reading", "firing", "timer tick", "assignment",
-    "erasure", "transfer", "action"];
+    "erasure", "transfer", "action", "event"];
   const FLAGS = ["late", "our clock was not synchronised", "backlog",
     "a value outside its plausible range", "no sensor contact", "typed in by a person"];
   // docs/wire-format.md section 1, by key
@@ -20,6 +20,7 @@
     [2n, ["contract", "contract's SHA-256", "rule", "priority", "phase", "saw", "detail",
       "subject", "at_ms"]],
     [3n, []],
+    [8n, ["what", "first sequence missing", "last sequence missing", "will"]],
     [4n, ["assignment", "device", "patient", "patient without a device by this"]],
   ]);
 

@@ -335,10 +335,16 @@ class Connection(asyncio.Protocol):
 
     def submit_will(self, will: Will) -> None:
         """The client is gone without a goodbye: what it left for that is a message."""
-        self._submit(_Pending(self, 0), will.topic, will.payload, False)
+        self._submit(_Pending(self, 0), will.topic, will.payload, False, will=True)
 
     def _submit(
-        self, pending: _Pending, topic: str, payload: bytes, redelivered: bool
+        self,
+        pending: _Pending,
+        topic: str,
+        payload: bytes,
+        redelivered: bool,
+        *,
+        will: bool = False,
     ) -> None:
         route = self._routes.get(topic)
         if route is None:
@@ -363,6 +369,7 @@ class Connection(asyncio.Protocol):
                 user=self.user,
                 redelivered=redelivered,
                 packet_id=pending.packet_id,
+                will=will,
                 refusal=refusal,
             )
         )
