@@ -60,8 +60,12 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_gateway_process.py -k killed_again_and_again
 	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_js_verifier.py -k chance
+	$(MAKE) --no-print-directory -C firmware_sim/client test SOAK=50
+	IOMT_KILLS=50 $(BIN)/python -m pytest --timeout 900 \
+		tests/scenario/test_reference_device.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis
 	$(MAKE) -C native clean
+	$(MAKE) -C firmware_sim/client clean

@@ -28,7 +28,17 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
-from edge.model import Arrival, Attestation, Flag, Kind, Reading, Record, Source
+from edge.model import (
+    Arrival,
+    Attestation,
+    Event,
+    EventKind,
+    Flag,
+    Kind,
+    Reading,
+    Record,
+    Source,
+)
 
 PAYLOAD_SIZE_MAX = 65_536
 _DOORS = {
@@ -43,6 +53,7 @@ REPEAT_WINDOW_MS = 24 * 3600 * 1000
 REDELIVERY_WINDOW_MS = 10 * 60 * 1000
 REPEATS_KEPT = 8192
 DIGEST_SIZE = 16
+WILL_KEPT_SIZE = 1_024
 
 
 def digest_of(payload: bytes) -> bytes:
@@ -64,6 +75,7 @@ class Admitted:
     device: Device
     record: Record
     readings: tuple[Reading, ...]
+    gap: tuple[int, int] | None = None  # sequences that it skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,12 @@ class Admission:
                 f"device {device.name} is enrolled as {device.kind} and does not "
                 f"send over {arrival.source}",
             )
+        if arrival.will:
+            if arrival.user != device.name:
+                raise RefusedError(
+                    Reason.NOT_AUTHORISED, "a will needs the device's own user name"
+                )
+            return _Opened(device, (), None, timed=False)
         if device.kind is DeviceKind.SIGNED:
             envelope = parse_envelope(payload)
             if device.public_key is None or envelope.kid != kid_of(device.public_key):
@@ -176,6 +194,8 @@ class Admission:
         self, arrival: Arrival, opened: _Opened, received_ms: int, *, synced: bool
     ) -> Admitted | Repeated:
         device, envelope = opened.device, opened.envelope
+        if arrival.will:
+            return Admitted(device, _lost(device, arrival, received_ms, synced), ())
         if envelope is not None:
             if (envelope.device, envelope.stream) != (arrival.device, arrival.stream):
                 raise RefusedError(
@@ -189,9 +209,10 @@ class Admission:
         if repeated is not None:
             return repeated
         flags = _flags(opened, received_ms, synced=synced)
+        gap = None
         if envelope is not None:
             digest = digest_of(arrival.payload)
-            self.window(device).accept(envelope.sequence, digest)
+            gap = self.window(device).accept(envelope.sequence, digest)
         elif device.kind is DeviceKind.UNSIGNED:
             self._note_repeat(device, arrival, received_ms)
         record = Record(
@@ -207,7 +228,7 @@ class Admission:
             flags=flags,
             assignment=device.assignment.ref if device.assignment else None,
         )
-        return Admitted(device, record, opened.readings)
+        return Admitted(device, record, opened.readings, gap)
 
     def _sequence(
         self, device: Device, sequence: int, payload: bytes
@@ -288,6 +309,21 @@ class _Opened:
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+
+
+def _lost(device: Device, arrival: Arrival, received_ms: int, synced: bool) -> Record:
+    """That a device vanished, as a record; its will is kept as it left it."""
+    event = Event(EventKind.LOST, will=arrival.payload[:WILL_KEPT_SIZE])
+    return Record(
+        kind=Kind.EVENT,
+        received_ms=received_ms,
+        original=event.encode(),
+        device=device.name,
+        stream=arrival.stream,
+        link=arrival.link,
+        flags=Flag(0) if synced else Flag.UNSYNCED,
+        assignment=device.assignment.ref if device.assignment else None,
+    )
 
 
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:

@@ -62,6 +62,7 @@ class Kind(IntEnum):
     TRANSFER = 6
     ACTION = 7
     CONTRACT = 8
+    EVENT = 9
 
 
 class Attestation(IntEnum):
@@ -111,8 +112,9 @@ class Arrival:
     None. `device` and `stream` are what the address says (topic, GATT characteristic),
     empty when the address could not be read: then `refusal` holds the door's own
     refusal, and the intake counts and keeps it like any other. `redelivered` and
-    `packet_id` are MQTT's own marks, 0 where there is none. `settle` is called once,
-    on the event loop, after the commit that holds the message.
+    `packet_id` are MQTT's own marks, 0 where there is none. `will` says that the device
+    vanished and left this payload for that case. `settle` is called once, on the event
+    loop, after the commit that holds the message.
     """
 
     source: Source
@@ -125,6 +127,7 @@ class Arrival:
     redelivered: bool = False
     packet_id: int = 0
     link: str | None = "mqtt"
+    will: bool = False
     refusal: tuple[Reason, str] | None = None
 
 
@@ -276,6 +279,46 @@ class Firing:
             paused=12 in fields,
             until_ms=_optional(fields, 13, int) or 0,
         )
+
+
+class EventKind(StrEnum):
+    """What happened to a device, other than that it measured something."""
+
+    LOST = "lost"  # it vanished, and its will was published
+    GAP = "gap"  # it skipped sequences; they may come later
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The original of a record of kind EVENT (docs/ledger-format.md section 3)."""
+
+    what: EventKind
+    first: int | None = None  # of the sequences that are missing
+    last: int | None = None
+    will: bytes | None = None
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        fields: dict[int, object] = {1: self.what.value}
+        optional = {2: self.first, 3: self.last, 4: self.will}
+        fields.update({k: v for k, v in optional.items() if v is not None})
+        return cbor.encode(fields)
+
+    @classmethod
+    def decode(cls, original: bytes) -> Event:
+        """The event of a record's original; RejectError where it is none."""
+        fields = cbor.decode(original)
+        if not isinstance(fields, dict) or not {1} <= set(fields) <= {1, 2, 3, 4}:
+            raise RejectError("event: not a map of the keys 1 to 4")
+        try:
+            return cls(
+                EventKind(_field(fields, 1, str)),
+                _optional(fields, 2, int),
+                _optional(fields, 3, int),
+                _optional(fields, 4, bytes),
+            )
+        except ValueError as error:
+            raise RejectError(f"event: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from edge.ledger.batch import reading_id
 from edge.model import (
     Arrival,
     CommitReport,
+    Event,
+    EventKind,
     Firing,
     Flag,
     Kind,
@@ -123,9 +125,11 @@ class OpenBatch:
             device.id,
             assignment.id if assignment else 0,
             assignment.patient if assignment else 0,
-            Class.READINGS,
+            Class.EVENTS if record.kind is Kind.EVENT else Class.READINGS,
         )
         self._last_leaf = self.batch.add(record, slot)
+        if admitted.gap is not None:
+            self._note_gap(record, slot._replace(retention=Class.EVENTS), admitted.gap)
         if window is not None:
             self.batch.sequences[device.id] = window
         ref = assignment.patient_ref.hex() if assignment else ""
@@ -143,6 +147,20 @@ class OpenBatch:
             for reading in admitted.readings
         ]
         return Outcome(Verdict.COMMITTED)
+
+    def _note_gap(self, after: Record, slot: Slot, gap: tuple[int, int]) -> None:
+        first, last = gap
+        event = Record(
+            kind=Kind.EVENT,
+            received_ms=after.received_ms,
+            original=Event(EventKind.GAP, first, last).encode(),
+            device=after.device,
+            flags=after.flags & Flag.UNSYNCED,
+            assignment=after.assignment,
+        )
+        self.batch.add(event, slot)
+        self.batch.counts["gaps"] += 1
+        self.batch.counts["gap-sequences"] += last - first + 1
 
     def repeat(self, arrival: Arrival, repeated: Repeated, now_ms: int) -> Outcome:
         """A repetition; where we can no longer compare it, keep what came."""

@@ -274,7 +274,7 @@
 
   // ---- records, section 3 ---------------------------------------------------------------
 
-  const RECORD = fieldsOf([0, is.number], [1, is.upTo(8n)], [2, [is.text]], [3, [is.text]],
+  const RECORD = fieldsOf([0, is.number], [1, is.upTo(9n)], [2, [is.text]], [3, [is.text]],
     [4, is.number], [5, is.bit], [6, [is.oneOf("mqtt", "ble", "ble-bonded")]],
     [7, is.upTo(63n)], [8, [is.id]], [9, is.bytes]);
 

@@ -6,7 +6,7 @@
 (() => {
   const { decodeCbor, hex } = globalThis.iomtFormat;
   const KINDS = ["count", "reading", "firing", "timer tick", "assignment",
-    "erasure", "transfer", "action", "contract's step"];
+    "erasure", "transfer", "action", "contract's step", "event"];
   const FLAGS = ["late", "our clock was not synchronised", "backlog",
     "a value outside its plausible range", "no sensor contact", "typed in by a person"];
   // docs/wire-format.md section 1, by key
@@ -24,6 +24,7 @@
     [7n, ["action", "contract", "rule or param", "subject", "actor", "role", "until_ms",
       "value"]],
     [8n, ["step", "proposal", "contract's SHA-256"]],
+    [9n, ["what", "first sequence missing", "last sequence missing", "will"]],
   ]);
 
   function time(ms) {

@@ -139,10 +139,15 @@ class SequenceWindow:
             return Novelty.UNVERIFIED
         return Novelty.DUPLICATE if kept == digest else Novelty.EQUIVOCATION
 
-    def accept(self, sequence: int, digest: bytes) -> None:
-        """Note a new sequence as used."""
+    def accept(self, sequence: int, digest: bytes) -> tuple[int, int] | None:
+        """Note a new sequence as used; the gap that it opens, where it opens one.
+
+        What is below a device's first sequence is no gap: it begins with any number.
+        """
+        gap = None
         if sequence > self._high:
             if sequence > self._high + 1:
+                gap = (self._high + 1, sequence - 1) if self._high >= 0 else None
                 self._gaps.append((self._high + 1, sequence - 1))
                 if len(self._gaps) > GAPS_MAX:
                     del self._gaps[0]
@@ -157,6 +162,7 @@ class SequenceWindow:
             if len(self._gaps) > GAPS_MAX:
                 del self._gaps[0]
         self._keep(sequence, digest)
+        return gap
 
     def recall(self, hashes: Mapping[int, bytes]) -> None:
         """Take the hashes of stored records (oldest first) back into memory."""

@@ -77,6 +77,7 @@ class _Pending:
         """The message is durable; the answer goes out with this loop turn's others."""
         assert self.answer is None  # noqa: S101 - the door settles once
         connection = self.connection
+        connection.judge(outcome)
         if not self.packet_id:
             self.answer = b""
         elif outcome.verdict is Verdict.REFUSED and connection.version == V5:
@@ -109,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # not reading, on purpose
         self._queued = False  # for the door's relief, then also stalled
         self._peer_reads = True
+        self._trusted = False  # one of its messages was good
+        self._slowed = False  # for a while: too many of its messages were refused
         self._routes: dict[str, mqtt_topics.Route] = {}
         self._role = ""
         self._will: Will | None = None
@@ -202,10 +205,14 @@ class Connection(asyncio.Protocol):
     # Backpressure
 
     def _must_wait(self) -> bool:
+        pending_max = self._limits.pending_max
+        if not self._trusted:
+            pending_max = min(pending_max, self._limits.untried_max)
         return (
             self._door.congested
-            or len(self._pending) >= self._limits.pending_max
+            or len(self._pending) >= pending_max
             or not self._peer_reads
+            or self._slowed
             or (self._subscriber is not None and self._subscriber.saving)
             or self._listener.closing
         )
@@ -241,6 +248,20 @@ class Connection(asyncio.Protocol):
     def relieved(self) -> None:
         """The door takes messages again, and it is this connection's turn."""
         self._queued = False
+        self._wake()
+
+    def judge(self, outcome: Outcome) -> None:
+        """What became of a message: who sends what is refused is read more slowly."""
+        if outcome.verdict is not Verdict.REFUSED:
+            self._trusted = True
+            return
+        wait_s = self._listener.refusals.spend(self.principal)
+        if wait_s > 0 and not self._slowed and not self.closing:
+            self._slowed = True
+            self._loop.call_later(wait_s, self._quicken)
+
+    def _quicken(self) -> None:
+        self._slowed = False
         self._wake()
 
     def _wake(self) -> None:
@@ -335,10 +356,16 @@ class Connection(asyncio.Protocol):
 
     def submit_will(self, will: Will) -> None:
         """The client is gone without a goodbye: what it left for that is a message."""
-        self._submit(_Pending(self, 0), will.topic, will.payload, False)
+        self._submit(_Pending(self, 0), will.topic, will.payload, False, will=True)
 
     def _submit(
-        self, pending: _Pending, topic: str, payload: bytes, redelivered: bool
+        self,
+        pending: _Pending,
+        topic: str,
+        payload: bytes,
+        redelivered: bool,
+        *,
+        will: bool = False,
     ) -> None:
         route = self._routes.get(topic)
         if route is None:
@@ -363,6 +390,7 @@ class Connection(asyncio.Protocol):
                 user=self.user,
                 redelivered=redelivered,
                 packet_id=pending.packet_id,
+                will=will,
                 refusal=refusal,
             )
         )

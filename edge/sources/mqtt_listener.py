@@ -40,6 +40,7 @@ from edge.sources.mqtt_topics import is_alert
 
 LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
+PRINCIPALS_KEPT_MAX = 4_096  # of those whose messages were refused
 
 # Called for a client of a TLS listener with user name, password and its certificate
 # (DER, its chain checked, or None); gives role and user, or None to refuse.
@@ -61,6 +62,9 @@ class Limits:
     packet_size_max: int = 262_144  # bytes, announced in version 5; more is 0x95
     receive_max: int = 1_024  # QoS 1 in flight, announced and enforced in version 5
     pending_max: int = 2_048  # messages before the commit; then reading stops
+    untried_max: int = 64  # the same, until one of a connection's messages was good
+    refusals_per_s: float = 20.0  # of one principal; it is read no faster than that
+    refusals_burst: int = 200  # but for so many at once
     subscriptions_max: int = 32  # per connection
     send_window_max: int = 256  # our QoS 1 without PUBACK, per subscriber
     unsent_max: int = 1_024  # messages behind that window before it counts as dead
@@ -107,6 +111,29 @@ class RateLimitedLog:
             self._logger.log(level, text, *arguments)
 
 
+class RefusalQuota:
+    """How many messages of one principal may be refused before it is slowed down.
+
+    Nothing is dropped: its connections are not read for a while, so that a device gone
+    mad, or a flood of bad signatures, costs no more than so many a second.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self._rate, self._burst = limits.refusals_per_s, limits.refusals_burst
+        self._clock = clock
+        self._spent: dict[str, tuple[float, float]] = {}  # (how many, by when)
+
+    def spend(self, principal: str) -> float:
+        """One more was refused; how long to wait before more is read, in seconds."""
+        now = self._clock()
+        count, then = self._spent.pop(principal, (0.0, now))
+        count = max(0.0, count - (now - then) * self._rate) + 1
+        self._spent[principal] = (count, now)
+        if len(self._spent) > PRINCIPALS_KEPT_MAX:
+            del self._spent[next(iter(self._spent))]
+        return max(0.0, count - self._burst) / self._rate
+
+
 class MqttListener:
     """Accepts MQTT clients on one address and submits what they publish to `door`."""
 
@@ -125,6 +152,7 @@ class MqttListener:
         self.identify = identify
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
+        self.refusals = RefusalQuota(self.limits, time.monotonic)
         self.sessions = Sessions(self.limits, self.log, feed, keeper)
         self.closing = False
         self._servers: list[asyncio.Server] = []

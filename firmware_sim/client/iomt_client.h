@@ -16,8 +16,8 @@
  *
  * Rules for every function: no heap, no globals; the caller owns all memory and keeps it for
  * as long as the client is used; one client is used from one thread (or never from two
- * contexts at once). Nothing blocks but the callbacks. About 700 bytes of stack, beside what
- * the callbacks need. */
+ * contexts at once). Nothing blocks but the callbacks. Up to 1.5 kB of stack on a Cortex-M4,
+ * beside what the callbacks need. */
 #ifndef IOMT_CLIENT_H
 #define IOMT_CLIENT_H
 

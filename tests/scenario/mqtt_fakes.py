@@ -40,6 +40,7 @@ class FakeDoor:
         self.at_once = at_once
         self.congested_at = congested_at
         self.relieved_count = 0
+        self.outcome = COMMITTED  # of what is settled at once
         self._settled_count = 0
         self._relieved = asyncio.Event()
 
@@ -61,7 +62,7 @@ class FakeDoor:
     def submit(self, arrival: Arrival) -> None:
         self.arrivals.append(arrival)
         if self.at_once:
-            self.settle()
+            self.settle(lambda _: self.outcome)
 
     def settle(
         self,

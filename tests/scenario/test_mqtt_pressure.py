@@ -18,8 +18,11 @@ from mqtt_fakes import (
     until,
 )
 
+from edge.errors import Reason
+from edge.model import Outcome, Verdict
 from edge.sources.mqtt_listener import (
     Limits,
+    RefusalQuota,
 )
 from edge.sources.mqtt_packets import (
     V5,
@@ -80,6 +83,50 @@ async def test_relief_reaches_every_connection_in_turn() -> None:
         door.settle()
         await door.has(101)
         assert await quiet.receive() == Puback(1)
+
+
+async def test_who_has_sent_nothing_good_yet_may_send_little_ahead() -> None:
+    door = FakeDoor()
+    limits = Limits(untried_max=4, pending_max=8, linger_s=0.1, close_timeout_s=0.1)
+    async with listening(door, limits) as listener, Peer(listener, V5) as peer:
+        await peer.connect()
+        peer.write(*(peer.publish(i) for i in range(1, 41)))
+        for arrived in (4, 8):  # what was refused tells nothing
+            await door.has(arrived)
+            await asyncio.sleep(0.02)
+            assert len(door.arrivals) == arrived
+            door.settle(lambda _: Outcome(Verdict.REFUSED, Reason.BAD_SIGNATURE))
+        await door.has(12)
+        door.settle()
+        await door.has(20)
+        await asyncio.sleep(0.02)
+        assert len(door.arrivals) == 20
+
+
+async def test_who_is_refused_too_often_is_read_slowly_and_loses_nothing() -> None:
+    door = FakeDoor(at_once=True)
+    limits = Limits(refusals_per_s=20, refusals_burst=5, linger_s=0.1)
+    door.outcome = Outcome(Verdict.REFUSED, Reason.BAD_SIGNATURE)
+    async with listening(door, limits) as listener, Peer(listener, V5) as peer:
+        await peer.connect()
+        peer.write(*(peer.publish(i) for i in range(1, 16)))
+        await door.has(6)
+        assert len(door.arrivals) < 15  # it is not read any further for a while
+        async with Peer(listener, V5) as other:  # another user is not slowed
+            await other.connect(user="bed-2", password=b"secret", client_id="other")
+            other.write(other.publish(1))
+            assert isinstance(await other.receive(), Puback)
+        await door.has(16)
+
+
+def test_a_quota_of_refusals_fills_again_with_time() -> None:
+    now = 0.0
+    quota = RefusalQuota(Limits(refusals_per_s=10, refusals_burst=3), lambda: now)
+    waits = [quota.spend("mqtt:a") for _ in range(5)]
+    assert waits == pytest.approx([0, 0, 0, 0.1, 0.2])
+    assert quota.spend("mqtt:b") == 0
+    now = 0.5
+    assert [quota.spend("mqtt:a") for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
 @both

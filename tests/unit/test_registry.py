@@ -69,3 +69,12 @@ def test_every_number_is_new_exactly_once_in_any_order(numbers: list[int]) -> No
             window.accept(number, A)
             used.add(number)
         window = SequenceWindow.decode(window.encode())  # a restart changes nothing
+
+
+def test_a_gap_is_told_when_it_opens_and_not_when_it_is_filled() -> None:
+    window = SequenceWindow()
+    assert window.accept(1000, A) is None  # the first is any number
+    assert window.accept(1001, A) is None
+    assert window.accept(1005, A) == (1002, 1004)
+    assert window.accept(1003, A) is None
+    assert window.accept(1006, A) is None
