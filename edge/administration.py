@@ -19,7 +19,7 @@ from edge.contracts.evaluation import RELEASED
 from edge.devices.registry import Assignment, Device, DeviceKind, Registry
 from edge.errors import ConfigurationError, NotFoundError
 from edge.intake import Intake
-from edge.ledger import ed25519
+from edge.ledger import device_key
 from edge.ledger.batch import DeviceEnrolment, DeviceRevocation
 from edge.model import Attestation, Flag, Kind, Record, is_name
 from edge.open_batch import Change
@@ -196,7 +196,7 @@ class Administration:
         if public_key is not None:
             try:
                 key = bytes.fromhex(public_key)
-                fault = ed25519.key_fault(key)
+                fault = device_key.key_fault(key)
             except ValueError:
                 fault = "not hexadecimal"
             if fault:

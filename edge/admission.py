@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edge.devices import senml
+from edge.devices import es256, senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.originals import LATE_MS
@@ -28,6 +28,7 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
+from edge.ledger.device_key import EDDSA, algorithm_of
 from edge.model import (
     Arrival,
     Attestation,
@@ -175,7 +176,12 @@ class Admission:
             return _Opened(device, (), None, timed=False)
         if device.kind is DeviceKind.SIGNED:
             envelope = parse_envelope(payload)
-            if device.public_key is None or envelope.kid != kid_of(device.public_key):
+            key = device.public_key
+            if (
+                key is None
+                or envelope.kid != kid_of(key)
+                or envelope.algorithm != algorithm_of(key)
+            ):
                 raise RefusedError(
                     Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
                 )
@@ -328,17 +334,26 @@ def _lost(device: Device, arrival: Arrival, received_ms: int, synced: bool) -> R
 
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     """One byte for each envelope: whether the enrolled key signed it."""
+    signed = [
+        (one.device.public_key or b"", one.envelope)
+        for one in opened
+        if isinstance(one, _Opened) and one.envelope is not None
+    ]
     keys, messages, signatures = bytearray(), bytearray(), bytearray()
     ends = array("Q")
-    for one in opened:
-        if isinstance(one, _Opened) and one.envelope is not None:
-            keys += one.device.public_key or b""
-            messages += one.envelope.signed_bytes
-            signatures += one.envelope.signature
+    for key, envelope in signed:
+        if envelope.algorithm == EDDSA:
+            keys += key
+            messages += envelope.signed_bytes
+            signatures += envelope.signature
             ends.append(len(messages))
-    if not ends:
-        return b""
-    return core.verify_many(keys, messages, ends, signatures)
+    many = iter(core.verify_many(keys, messages, ends, signatures) if ends else b"")
+    return bytes(
+        next(many)
+        if envelope.algorithm == EDDSA
+        else es256.verify(key, envelope.signed_bytes, envelope.signature)
+        for key, envelope in signed
+    )
 
 
 def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:

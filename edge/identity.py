@@ -23,13 +23,19 @@ from dataclasses import dataclass
 
 import apsw
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge.administration import Administration
 from edge.devices.registry import Device, DeviceKind, Registry
 from edge.errors import ConfigurationError, RejectError
 from edge.intake import Intake
 from edge.open_batch import Change
-from edge.store.certificates import Authority, identity_of, key_of_request
+from edge.store.certificates import (
+    Authority,
+    PublicKey,
+    identity_of,
+    key_of_request,
+)
 from edge.store.database import rows
 
 CLAIM_LIFE_S = 600.0
@@ -170,11 +176,9 @@ class Identities:
         del self._claims[code]  # before anything waits: no second device has it
         known = self._registry.find(claim.device)
         key = key_of_request(request)
-        if known is None and isinstance(key, ed25519.Ed25519PublicKey):
-            public = key.public_bytes_raw().hex()
+        if known is None:
+            public = _signing_key(key).hex()
             await self._administration.add_device(claim.device, "signed", public)
-        elif known is None:
-            await self._administration.add_device(claim.device, "unsigned")
         try:
             row = await self.certificate(claim.device, request)
         except ConfigurationError as error:
@@ -186,7 +190,8 @@ class Identities:
     async def certificate(self, device: str, request: bytes | str) -> dict[str, object]:
         """A certificate for the key of a CSR; the one before is good no more.
 
-        A device that signs with Ed25519 has to bring its signing key.
+        An Ed25519 key has to be the one that the device signs with; a P-256 key may be
+        another.
         """
         found = self._administration.known(device)
         octets = request.encode() if isinstance(request, str) else request
@@ -230,6 +235,13 @@ class Identities:
         """Whoever is connected as this device has to show again who they are."""
         for listener in self.on_change:
             listener(device)
+
+
+def _signing_key(key: PublicKey) -> bytes:
+    """The key as a device is enrolled with it (edge/ledger/device_key.py)."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key.public_bytes_raw()
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def _stored(connection: apsw.Connection, prefix: str) -> dict[int, bytes]:

@@ -122,10 +122,29 @@
   const EIGHTH = 0x5fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n;
   const SMALL_ORDER = [0n, 1n, FIELD - 1n, EIGHTH, FIELD - EIGHTH];
   const READING = 1n;
-  const PROTECTED = Uint8Array.of(0xa2, 0x01, 0x27, 0x04, 0x48); // alg EdDSA, kid of 8 bytes
+  const PROTECTED = Uint8Array.of(0xa2, 0x01, 0, 0x04, 0x48); // alg at 2, kid of 8 bytes
+  const ALG_AT = 2;
+  const ALGORITHMS = new Map([[32, 0x27], [65, 0x26]]); // EdDSA, ES256, by the key's size
+  const P256 = (1n << 256n) - (1n << 224n) + (1n << 192n) + (1n << 96n) - 1n;
+  const P256_B = 0x5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604bn;
+
+  // A point of P-256, y² = x³ - 3x + b, as 04 || x || y.
+  function isP256Key(key) {
+    const [x, y] = [key.subarray(1, 33), key.subarray(33)].map((b) => BigInt(`0x${hex(b)}`));
+    const onCurve = (y * y - (x * x * x - 3n * x + P256_B)) % P256 === 0n;
+    return key[0] === 4 && x < P256 && y < P256 && onCurve;
+  }
+
+  async function deviceSignatureHolds(key, signature, message) {
+    if (key.length === 32) return signatureHolds(key, signature, message);
+    const curve = { name: "ECDSA", namedCurve: "P-256" };
+    const point = await crypto.subtle.importKey("raw", key, curve, false, ["verify"]);
+    return crypto.subtle.verify({ name: "ECDSA", hash: "SHA-256" }, point, signature, message);
+  }
 
   // In its canonical form, on the curve x² = (y² - 1) / (d y² + 1), not of small order.
   function isDeviceKey(key) {
+    if (key.length === 65) return isP256Key(key);
     const y = BigInt(`0x${hex(key.slice().reverse())}`) & ((1n << 255n) - 1n);
     const square = ((y * y - 1n) * (CURVE_D * y * y + 1n)) % FIELD;
     return y < FIELD && !SMALL_ORDER.includes(y) && power(square, (FIELD - 1n) / 2n) === 1n;
@@ -160,8 +179,11 @@
     const fits = tag === 18n && Array.isArray(value) && value.length === 4;
     require(fits && shape.every((test, at) => test(value[at])), "not a signed envelope", place);
     const [header, , payload, signature] = value;
-    const ours = header.length === 13 && equal(header.subarray(0, 5), PROTECTED);
-    require(ours, "the envelope's header is not {alg: EdDSA, kid}", place);
+    const algorithm = header[ALG_AT];
+    const head = PROTECTED.map((byte, at) => (at === ALG_AT ? algorithm : byte));
+    const known = [...ALGORITHMS.values()].includes(algorithm);
+    const ours = header.length === 13 && known && equal(header.subarray(0, 5), head);
+    require(ours, "the envelope's header is not {alg, kid}", place);
     const fields = decodeCbor(payload, place);
     for (const [key, own, name] of [[1n, 2n, "device"], [2n, 3n, "stream"]]) {
       const said = fields instanceof Map && is.text(fields.get(key)) && fields.get(key);
@@ -174,13 +196,15 @@
       byteString(utf8("iomt/reading/v1")),
       byteString(payload),
     );
-    return { kid: header.subarray(5), message, signature };
+    return { algorithm, kid: header.subarray(5), message, signature };
   }
 
-  async function checkDevice({ kid, message, signature }, key, place) {
+  async function checkDevice({ algorithm, kid, message, signature }, key, place) {
     const own = (await sha256(key)).subarray(0, 8);
     require(equal(own, kid), "the device's signature is by another key", place);
-    const holds = await signatureHolds(key, signature, message);
+    const fits = ALGORITHMS.get(key.length) === algorithm;
+    require(fits, "the envelope's algorithm is not the key's", place);
+    const holds = await deviceSignatureHolds(key, signature, message);
     require(holds, "the device's signature does not hold", place);
   }
 
@@ -540,8 +564,8 @@
   }
 
   function parseDeviceKey(text) {
-    const key = /^[0-9a-fA-F]{64}$/.test(text) ? bytesOfHex(text) : null;
-    if (!key || !isDeviceKey(key)) throw new RangeError("not a device's key: 64 hex digits");
+    const key = /^([0-9a-fA-F]{64}|04[0-9a-fA-F]{128})$/.test(text) ? bytesOfHex(text) : null;
+    if (!key || !isDeviceKey(key)) throw new RangeError("not a device's key in hex digits");
     return key;
   }
 

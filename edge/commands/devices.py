@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge.commands import evidence
 from edge.commands.place import Commands, change, group, open_reader, with_data
-from edge.errors import ConfigurationError
+from edge.errors import ConfigurationError, RejectError
 
 PUBLIC_KEY_FILE_MAX = 4096
 
@@ -27,7 +27,10 @@ def add_to(commands: Commands) -> None:
     one.add_argument("device", metavar="D")
     how = one.add_mutually_exclusive_group(required=True)
     how.add_argument(
-        "--key", metavar="FILE", type=Path, help="its Ed25519 public key, PEM or hex"
+        "--key",
+        metavar="FILE",
+        type=Path,
+        help="its public key (Ed25519, P-256)",
     )
     how.add_argument("--unsigned", action="store_true", help="it sends SenML JSON")
     how.add_argument("--typed", action="store_true", help="people type values in")
@@ -66,31 +69,17 @@ def _device_add(options: argparse.Namespace) -> int:
 
 
 def _public_key(file: Path) -> str:
-    """The Ed25519 public key of a file, PEM or hexadecimal, as hexadecimal."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
-        Ed25519PublicKey,
-    )
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
-        load_pem_public_key,
-    )
+    """The public key of a file, PEM or hexadecimal, as hexadecimal."""
+    from edge.ledger import device_key  # noqa: PLC0415
 
     try:
         content = file.read_bytes()[:PUBLIC_KEY_FILE_MAX]
     except OSError as error:
         raise ConfigurationError([f"--key: {error}"]) from error
-    if b"PRIVATE KEY" in content:
-        raise ConfigurationError(
-            [f"--key: {file} is a private key; it belongs on the device alone"]
-        )
-    if b"-----BEGIN" not in content:
-        return content.decode(errors="replace").strip()
     try:
-        key = load_pem_public_key(content)
-    except ValueError as error:
+        return device_key.parse(content.decode("ascii", "replace")).hex()
+    except RejectError as error:
         raise ConfigurationError([f"--key: {file}: {error}"]) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigurationError([f"--key: {file} is no Ed25519 key"])
-    return key.public_bytes_raw().hex()
 
 
 def _device_assign(options: argparse.Namespace) -> int:

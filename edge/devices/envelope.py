@@ -3,7 +3,7 @@
     d2                     tag 18: COSE_Sign1 (RFC 9052)
     84                     array of 4
     4d                     protected header, 13 bytes:
-       a2 01 27               map of 2; alg: -8 (EdDSA)
+       a2 01 27               map of 2; alg: -8 (EdDSA); or 26 for -7 (ES256)
           04 48 k0..k7        kid: the first 8 bytes of SHA-256(public key)
     a0                     unprotected header, empty
     40+n | 58 n | 59 nn    payload, n bytes (or 5a: never, an envelope ends at 65,536):
@@ -17,7 +17,7 @@
                                     01..10  metric: integer, or decimal fraction
                                             c4 82 exponent mantissa, or text
           06 f5                  backlog, only ever true
-    58 40 s0..s63          Ed25519 signature over
+    58 40 s0..s63          signature: Ed25519, or r || s of ECDSA over P-256, over
 
     84 6a "Signature1"     array of 4; context
        4d ...                 the protected header as above
@@ -40,6 +40,7 @@ from typing import Any
 from edge import cbor
 from edge.devices.metrics import BY_KEY, BY_NAME, make_reading
 from edge.errors import Reason, RefusedError, RejectError
+from edge.ledger.device_key import EDDSA, ES256
 from edge.model import Reading
 
 ENVELOPE_SIZE_MAX = 65_536
@@ -66,8 +67,12 @@ _REQUIRED_FIELDS = _KNOWN_FIELDS - {_BACKLOG}
 _OFFSET = 0
 
 _COSE_SIGN1 = b"\xd2\x84"
-_PROTECTED_HEAD = b"\x4d\xa2\x01\x27\x04\x48"
-_KID_AT = len(_COSE_SIGN1 + _PROTECTED_HEAD)
+_PROTECTED_HEADS = {
+    b"\x4d\xa2\x01\x27\x04\x48": EDDSA,
+    b"\x4d\xa2\x01\x26\x04\x48": ES256,
+}
+_HEADS = {algorithm: head for head, algorithm in _PROTECTED_HEADS.items()}
+_KID_AT = len(_COSE_SIGN1) + 6
 _UNPROTECTED_AT = _KID_AT + KID_SIZE
 _PAYLOAD_AT = _UNPROTECTED_AT + 1
 _SIGNATURE_HEAD = b"\x58\x40"
@@ -97,10 +102,11 @@ class Envelope:
     device_time_ms: int
     readings: tuple[Reading, ...]
     backlog: bool = False
+    algorithm: int = EDDSA
 
 
 def kid_of(public_key: bytes) -> bytes:
-    """The key identifier of a 32-byte Ed25519 public key."""
+    """The key identifier of a public key as it is enrolled (32 or 65 bytes)."""
     return hashlib.sha256(public_key).digest()[:KID_SIZE]
 
 
@@ -116,9 +122,10 @@ def parse(data: bytes) -> Envelope:
         )
     if not data.startswith(_COSE_SIGN1):
         raise _malformed("does not begin with d2 84 (COSE_Sign1), at byte 0")
-    if not data.startswith(_PROTECTED_HEAD, len(_COSE_SIGN1)):
+    algorithm = _PROTECTED_HEADS.get(data[len(_COSE_SIGN1) : _KID_AT])
+    if algorithm is None:
         raise _malformed(
-            "protected header is not {alg: EdDSA, kid: 8 bytes}, at byte 2"
+            "protected header is not {alg: EdDSA or ES256, kid: 8 bytes}, at byte 2"
         )
     if data[_UNPROTECTED_AT:_PAYLOAD_AT] != b"\xa0":
         raise _malformed(f"unprotected header is not empty, at byte {_UNPROTECTED_AT}")
@@ -153,6 +160,7 @@ def parse(data: bytes) -> Envelope:
         device_time_ms=device_time_ms,
         readings=_readings(fields[_READINGS], device_time_ms),
         backlog=_BACKLOG in fields,
+        algorithm=algorithm,
     )
 
 
@@ -281,6 +289,7 @@ def build(
     kid: bytes,
     sign: Callable[[bytes], bytes],
     backlog: bool = False,
+    algorithm: int = EDDSA,
 ) -> bytes:
     """The envelope that says this; `sign` gives the 64-byte signature over its input.
 
@@ -296,7 +305,7 @@ def build(
     }
     if backlog:
         fields[_BACKLOG] = True
-    header = _PROTECTED_HEAD + kid
+    header = _HEADS[algorithm] + kid
     payload = cbor.encode(cbor.encode(fields))
     signature = sign(_SIGNED_PREFIX + header + _SIGNED_AAD + payload)
     envelope = _COSE_SIGN1 + header + b"\xa0" + payload + _SIGNATURE_HEAD + signature

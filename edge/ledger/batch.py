@@ -31,6 +31,7 @@ SALT_SIZE = 16
 SALT_KEY_SIZE = 32
 PUBLIC_KEY_SIZE = 32
 SIGNATURE_SIZE = 64
+DEVICE_KEY_SIZES = frozenset({PUBLIC_KEY_SIZE, 65})  # Ed25519, P-256 (device_key.py)
 APPROVERS_MAX = 16
 TIME_MAX_MS = 2**63 - 1
 
@@ -349,7 +350,9 @@ def _device_enrolment(body: _Fields) -> DeviceEnrolment:
     time_ms = body.number(2)
     attestation = Attestation(body.number(3, most=1))
     signs = attestation is Attestation.DEVICE
-    key = body.octets(4, PUBLIC_KEY_SIZE) if signs else None
+    key = body.octets(4) if signs else None
+    if key is not None and len(key) not in DEVICE_KEY_SIZES:
+        raise RejectError(f"{DeviceEnrolment.NAME}: field 4 is no key's size")
     return DeviceEnrolment(device_id, time_ms, attestation, key)
 
 

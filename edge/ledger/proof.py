@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from edge import cbor
 from edge.errors import RejectError
-from edge.ledger import ed25519, tlog
+from edge.ledger import device_key, tlog
 from edge.ledger.batch import (
     SALT_SIZE,
     Batch,
@@ -311,7 +311,7 @@ def check_enrolment(
     leaf = tlog.leaf_hash(proof.entry)
     if tlog.root_from_inclusion(proof.index, size, leaf, proof.path) != root:
         raise RejectError("extra: field 8 does not lead to the checkpoint's root")
-    fault = ed25519.key_fault(entry.public_key)
+    fault = device_key.key_fault(entry.public_key)
     if fault:
         raise RejectError(f"extra: field 8: the device's key: {fault}")
     return entry.public_key

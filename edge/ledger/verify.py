@@ -27,13 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.errors import RejectError
+from edge.ledger import device_key as device_keys
 from edge.ledger import proof as proofs
 from edge.ledger import receipt as receipts
 from edge.ledger import tlog
 from edge.ledger.attestation import (
-    HEX_KEY,
     KEY_FILE_SIZE_MAX,
-    parse_device_key,
     signed_original,
 )
 from edge.ledger.batch import ID_SIZE, TIME_MAX_MS
@@ -79,7 +78,7 @@ def verify_proof(
     policy: Policy | None = None,
     device_key: bytes | None = None,
 ) -> Report:
-    """Check the proof of a record; `device_key` is the device's 32 bytes, pinned.
+    """Check the proof of a record; `device_key` is the device's, pinned.
 
     Raises nothing: every outcome is a Report.
     """
@@ -353,12 +352,12 @@ def _report(options: argparse.Namespace) -> Report:
 
 def _read_device_key(given: str) -> bytes:
     """The key in this text or in the file that it names."""
-    if HEX_KEY.fullmatch(given):
-        return parse_device_key(given)
+    if device_keys.HEX_KEY.fullmatch(given):
+        return device_keys.parse(given)
     content = _read(Path(given), KEY_FILE_SIZE_MAX)
     if len(content) > KEY_FILE_SIZE_MAX:
         raise RejectError(f"a file of more than {KEY_FILE_SIZE_MAX} bytes")
-    return parse_device_key(content.decode("ascii", "replace"))
+    return device_keys.parse(content.decode("ascii", "replace"))
 
 
 if __name__ == "__main__":

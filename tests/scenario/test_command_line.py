@@ -111,7 +111,7 @@ async def test_the_way_from_an_empty_directory_to_a_proof_that_an_auditor_accept
             *("--config", gateway.config),
         )
         assert refused.status == 2
-        assert "is a private key; it belongs on the device alone" in refused.err
+        assert "a private key; it belongs on the device alone" in refused.err
         await do("device", "add", "monitor-1", "--key", public)
         await do("device", "add", "strap-1", "--key", tmp_path / "strap.hex")
         await do("device", "add", "thermometer-1", "--unsigned")
@@ -426,7 +426,7 @@ async def test_questions_that_have_no_answer_are_told_so(tmp_path: Path) -> None
             (("device", "add", "t-1", "--unsigned"), "'t-1' is there already"),
             (("device", "add", "alerts", "--unsigned"), "alerts, cmd, receipt"),
             (("device", "add", "a/b", "--unsigned"), "'a/b'"),
-            (("device", "add", "x", "--key", small_order), "public key: "),
+            (("device", "add", "x", "--key", small_order), "a point of small order"),
             (("device", "add", "x", "--key", tmp_path / "none"), "No such file"),
             (("device", "assign", "t-1", "--patient", "P-9"), "no patient 'P-9'"),
             (("device", "assign", "t-9", "--patient", "P-1"), "no device 't-9'"),

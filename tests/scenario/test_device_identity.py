@@ -119,6 +119,7 @@ async def test_a_claim_makes_a_certificate_that_lets_its_device_in(
     settings = secure(tmp_path / "g")
     key = ec.generate_private_key(ec.SECP256R1())
     async with front(settings) as door:
+        await door.running.core.administration.add_device("thermo-1", "unsigned")
         row = await do(door, "device-enrol", device="thermo-1")
         status, answer = await redeem(row, request_of(key))
         assert status == 200, answer

@@ -108,7 +108,7 @@ def test_a_batch_entry_with_a_wrong_field_is_refused_with_its_number(
     [
         (2, {1: "", 2: 1}, "field 1 is not a text"),
         (2, {1: b"o", 2: 1}, "field 1 is not a text"),
-        (5, {1: BOOT, 2: 1, 3: 1}, "field 4 is not a string of 32 bytes"),
+        (5, {1: BOOT, 2: 1, 3: 1}, "field 4 is not bytes"),
         (5, {1: BOOT, 2: 1, 3: 0, 4: ROOT}, "unknown field 4"),
         (6, {1: BOOT}, "field 2 is not a number"),
         (0, {}, "no entry begins with 00"),

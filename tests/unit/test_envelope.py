@@ -231,7 +231,7 @@ LONGER = enveloped(HEAD.replace("6164", "6a" + "64" * 10) + "81a1011848")
 OUTSIDE = {
     "d1": (0, "d1", "does not begin with d2 84"),
     "83": (1, "83", "does not begin with d2 84"),
-    "another alg": (5, "26", "protected header is not"),
+    "another alg": (5, "25", "protected header is not"),
     "another kid size": (7, "47", "protected header is not"),
     "unprotected": (16, "a1", "unprotected header is not empty, at byte 16"),
     "detached payload": (17, "f6", "payload byte string: not a byte string"),

@@ -445,7 +445,7 @@ def test_the_command_answers_with_its_exit_status(
         (["PATH", "--vkey", VKEY, "--policy", str(LOG)], "Is a directory"),
         (["PATH", "--vkey", VKEY, "--device-key", "00" * 32], "of small order"),
         (["PATH", "--vkey", VKEY, "--device-key", "F"], "key that was given: No such"),
-        (["PATH", "--device-key", str(LOG / "checkpoint")], "not 64 hex digits"),
+        (["PATH", "--device-key", str(LOG / "checkpoint")], "not 64 or 130 hex digits"),
         (["PATH", "--device-key", str(LOG / "tile/0/000")], "more than 4096 bytes"),
         (["PATH", "--device-key", DEVICE_KEY], "the proof of a reading"),
         ([CONSISTENCY, "--device-key", DEVICE_KEY], "the proof of a reading"),

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from edge import cbor
 from edge.devices import envelope
 from edge.errors import RejectError
-from edge.ledger import attestation, batch, proof, tlog, verify
+from edge.ledger import attestation, batch, device_key, proof, tlog, verify
 from edge.ledger.verify import Verdict
 from edge.model import Attestation, Kind, Record
 
@@ -253,7 +253,7 @@ UNSIGNED = b"[{}]"
         ({"original": b""}, "ends early"),
         ({"original": original(protected=HEADER + b"\0")}, "header is not"),
         ({"original": original(protected=HEADER[:-1])}, "header is not"),
-        ({"original": original(protected=b"\xa2\x01\x26" + HEADER[3:])}, "header is"),
+        ({"original": original(protected=b"\xa2\x01\x25" + HEADER[3:])}, "header is"),
         ({"original": original(protected=HEADER[:-8] + bytes(8))}, "by another key"),
         ({"original": original(payload=b"\x80")}, "payload is not a map"),
         ({"original": original(payload=b"\xa1")}, "ends early"),
@@ -376,24 +376,24 @@ def pem(key: Ed25519PrivateKey) -> str:
 def test_a_device_key_is_hex_or_pem() -> None:
     key = ledger_files.DEVICE_KEY
     for text in (DEVICE_KEY.hex(), DEVICE_KEY.hex().upper() + "\n", pem(key)):
-        assert attestation.parse_device_key(text) == DEVICE_KEY
+        assert device_key.parse(text) == DEVICE_KEY
     crlf = pem(key).replace("\n", "\r\n")
-    assert attestation.parse_device_key(crlf) == DEVICE_KEY
+    assert device_key.parse(crlf) == DEVICE_KEY
     private = key.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     ).decode()
     x25519 = pem(key).replace("MCowBQYDK2Vw", "MCowBQYDK2Vu")
     for text, reason in (
-        (DEVICE_KEY.hex()[1:], "not 64 hex digits"),
-        ("", "not 64 hex digits"),
+        (DEVICE_KEY.hex()[1:], "not 64 or 130 hex digits"),
+        ("", "not 64 or 130 hex digits"),
         (private, "belongs on the device alone"),
-        (x25519, "not of Ed25519"),
+        (x25519, "neither of Ed25519"),
         (pem(key).replace("=", ""), "base64"),
         ("00" * 32, "a point of small order"),
         ("ff" * 32, "not in its canonical form|no point of the curve"),
     ):
         with pytest.raises(RejectError, match=reason):
-            attestation.parse_device_key(text)
+            device_key.parse(text)
 
 
 def test_the_command_takes_the_device_key_from_a_file(

@@ -133,7 +133,7 @@ def framing_vectors() -> Iterator[tuple[str, Vector]]:
         cose({1: -8, 4: kid}, {}, body, signature),
     )
     yield malformed(
-        "alg-es256", "Another algorithm, -7.", signed(cbor({1: -7, 4: kid}))
+        "alg-other", "Another algorithm, -6.", signed(cbor({1: -6, 4: kid}))
     )
     yield malformed("no-kid", "The protected header has no kid.", signed(cbor({1: -8})))
     yield malformed(

@@ -674,8 +674,13 @@ def _device_signatures(make: _Maker, log: _Log) -> None:
         ),
         (
             "algorithm",
+            leaf(k9=_envelope(algorithm=-6)),
+            "the envelope's header is not {alg, kid}",
+        ),
+        (
+            "algorithm-of-no-such-key",
             leaf(k9=_envelope(algorithm=-7)),
-            "the envelope's header is not {alg: EdDSA, kid}",
+            "the envelope's algorithm is not the key's",
         ),
         ("no-envelope", leaf(k9=b"\x01"), "not a signed envelope"),
         ("no-cbor", leaf(k9=b"[{}]"), "CBOR ends too early"),
