@@ -18,23 +18,23 @@ reading and not for speed; the tests hold the two together.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from edge.contracts import state
 from edge.contracts.actions import ACKNOWLEDGE, PAUSE, RELEASE, SET, Action
 from edge.contracts.expression import literal
-from edge.contracts.program import Contract, Param
+from edge.contracts.program import Contract, Input, Param
 from edge.contracts.running import (
     SUBJECTS_MAX,
     Alarm,
-    Known,
     Running,
     Value,
     number_of,
-    share,
     standing,
     started,
 )
+from edge.contracts.shortcut import Known, Take
 from edge.contracts.state import ACTIVE, IDLE, INHIBITED, LATCHED, NEVER, Subject
 from edge.model import Firing
 
@@ -43,9 +43,28 @@ __all__ = ["SUBJECTS_MAX", "Machine"]
 PLANS_MAX = 256  # remembered combinations of metrics in one reading
 TIMERS_SLACK = 256  # timers, beside two for each subject, before they are rebuilt
 
-# One contract's share of a reading: what it makes known, and unknown, and the shortest
-# freshness of those, before which a subject where all is quiet has nothing new due
-_Share = tuple[Running, list[Known], list[int], int]
+
+class _Share(NamedTuple):
+    """What a reading with certain metrics is to one contract.
+
+    `take` takes the inputs `known`, each (index, its number's place), and `lost` are
+    made unknown. `fresh_ms` is the shortest freshness of those: before it has passed a
+    subject where all is quiet has nothing new due.
+    """
+
+    running: Running
+    by_device: bool
+    take: Take
+    known: tuple[Known, ...]
+    lost: tuple[int, ...]
+    fresh_ms: int
+
+
+class _Plan(NamedTuple):
+    """What is to be done with readings of certain metrics."""
+
+    numbers: list[tuple[int, str, int, str]]  # place, metric, scale, letters
+    shares: list[_Share]
 
 
 class Machine:
@@ -62,7 +81,11 @@ class Machine:
         self._now_ms = 0
         self._timers: list[tuple[int, str, str]] = []  # heap: deadline, name, subject
         self._timers_max = TIMERS_SLACK
-        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Share]] = {}
+        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _Plan] = {}
+        inputs = [item for one in contracts for item in one.inputs]
+        numbers = dict.fromkeys(map(_number, inputs))
+        self._places = {number: place for place, number in enumerate(numbers)}
+        self._numbers = [0] * len(self._places)  # of the reading at hand
 
     @property
     def contracts(self) -> list[Contract]:
@@ -87,33 +110,52 @@ class Machine:
         (store and forward) is for `late`: this takes all as measured now.
         """
         firings = self.advance(received_ms)
-        scaled: dict[tuple[str, int], int] = {}
-        for running, known, lost, fresh_ms in self._plan(values, unknown):
-            key = running.key(device, patient)
+        numbers, shares = self._plan(values, unknown)
+        x, wrong = self._numbers, self._convert(numbers, values)
+        by_patient = None if patient is None else f"patient:{patient}"
+        by_device = f"device:{device}"
+        for running, of_device, take, known, lost, fresh_ms in shares:
+            key = by_device if of_device else by_patient
             if key is None:
                 continue
-            subject = running.admit(key, received_ms, firings)
+            subject = running.subjects.get(key)
             if subject is None:
+                subject = running.admit(key, received_ms, firings)
+                if subject is None:
+                    continue
+            if wrong and (first := _first(known, wrong)):
+                running.fault(subject, received_ms, first, firings)
                 continue
-            begins = False
             try:
-                for index, metric, scale, letters in known:
-                    value = scaled.get((metric, scale))
-                    if value is None:
-                        value = number_of(values[metric], scale, letters)
-                        scaled[metric, scale] = value
-                    begins |= running.take(subject, index, value, received_ms, device)
-            except (ArithmeticError, ValueError) as error:
-                running.fault(subject, received_ms, str(error), firings)
+                quiet = take(subject, x, received_ms, device)
+            except Exception as error:  # noqa: BLE001 - as in Running.evaluate
+                detail = f"{type(error).__name__}: {error}"
+                running.fault(subject, received_ms, detail, firings)
+                continue
+            if quiet and not lost:
+                if subject.queued_ms > received_ms + fresh_ms:
+                    self._wake(running, subject)
                 continue
             for index in lost:
                 running.lose(subject, index, received_ms, device)
-            busy = running.evaluate(subject, received_ms, firings)
-            if not known and running.is_new(subject):
+            running.evaluate(subject, received_ms, firings)
+            if not known and subject.is_new(running.contract):
                 del running.subjects[key]
-            elif busy or begins or subject.queued_ms > received_ms + fresh_ms:
+            else:
                 self._wake(running, subject)
         return firings
+
+    def _convert(
+        self, numbers: list[tuple[int, str, int, str]], values: Mapping[str, Value]
+    ) -> dict[int, str]:
+        """Fill in a reading's numbers; what is wrong with those that are none."""
+        wrong: dict[int, str] = {}
+        for place, metric, scale, letters in numbers:
+            try:
+                self._numbers[place] = number_of(values[metric], scale, letters)
+            except (ArithmeticError, ValueError) as error:
+                wrong[place] = str(error)
+        return wrong
 
     def late(
         self,
@@ -132,20 +174,38 @@ class Machine:
                 firings += running.findings(key, received_ms, values, detail)
         return firings
 
-    def _plan(
-        self, values: Mapping[str, Value], unknown: Collection[str]
-    ) -> list[_Share]:
-        key = (tuple(values), tuple(sorted(unknown)))
+    def _plan(self, values: Mapping[str, Value], unknown: Collection[str]) -> _Plan:
+        key = (tuple(values), tuple(sorted(unknown)) if unknown else ())
         plan = self._plans.get(key)
         if plan is None:
-            plan = [
-                (one, *share(one, values, unknown)) for one in self._running.values()
-            ]
-            plan = [each for each in plan if each[1] or each[2]]
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
-            self._plans[key] = plan
+            plan = self._plans[key] = self._new_plan(values, unknown)
         return plan
+
+    def _new_plan(self, values: Collection[str], unknown: Collection[str]) -> _Plan:
+        places = self._places
+        shares = []
+        for running in self._running.values():
+            inputs = running.contract.inputs
+            lost = [i for i, one in enumerate(inputs) if one.metric in unknown]
+            known = tuple(
+                (index, places[_number(one)])
+                for index, one in enumerate(inputs)
+                if one.metric in values and index not in lost
+            )
+            touched = [*lost, *(index for index, _ in known)]
+            if touched:
+                fresh_ms = min(inputs[index].fresh_ms for index in touched)
+                by_device = running.contract.subject == "device"
+                take = running.taking(known)
+                more = (known, tuple(lost), fresh_ms)
+                shares.append(_Share(running, by_device, take, *more))
+        needed = {place for share in shares for _, place in share.known}
+        numbers = [
+            (place, *number) for number, place in places.items() if place in needed
+        ]
+        return _Plan(numbers, shares)
 
     # ---- Time ----
 
@@ -166,7 +226,7 @@ class Machine:
             if subject.due_ms(running.contract, at_ms - 1) == at_ms:
                 subject.expire(running.contract, at_ms)
                 running.evaluate(subject, at_ms, firings)
-                if running.is_new(subject):
+                if subject.is_new(running.contract):
                     del running.subjects[key]
                     continue
             self._wake(running, subject)
@@ -356,6 +416,16 @@ class Machine:
         if running is None or not running.contract.carry:
             return None
         return running if running.contract.schema == schema else None
+
+
+def _number(item: Input) -> tuple[str, int, str]:
+    """What an input's number is of: inputs where this is equal share it."""
+    return item.metric, item.scale, item.letters
+
+
+def _first(known: Iterable[Known], wrong: Mapping[int, str]) -> str:
+    """What is wrong with the first of these that is no number; "" where all are."""
+    return next((wrong[place] for _, place in known if place in wrong), "")
 
 
 def allowed(param: Param, text: str) -> int | None:

@@ -74,7 +74,11 @@ class RuleState:
 
 
 class Subject:
-    """One contract's state for one patient or device."""
+    """One contract's state for one patient or device.
+
+    `quiet` says that nothing is to be done for a rule that is not TRUE (and, with
+    `on_unknown`, not UNKNOWN): it follows from the rest by `settle`.
+    """
 
     __slots__ = (
         "at_ms",
@@ -85,6 +89,7 @@ class Subject:
         "key",
         "params",
         "queued_ms",
+        "quiet",
         "rules",
         "samples",
         "set_ms",
@@ -104,6 +109,7 @@ class Subject:
         self.set_ms = [-1] * len(contract.params)  # when somebody set it
         self.samples = [Samples() for _ in contract.windows]
         self.faulted = False
+        self.quiet = False
         self.queued_ms = NEVER  # its timer: never after what is due, maybe before
 
     def is_new(self, contract: Contract) -> bool:
@@ -117,12 +123,14 @@ class Subject:
             and not any(one.buckets for one in self.samples)
         )
 
-    def silent(self, contract: Contract, at_ms: int) -> list[bool]:
-        """Of each input, whether it was heard of and not within its freshness."""
-        return [
-            heard >= 0 and at_ms - heard > item.fresh_ms
-            for heard, item in zip(self.heard_ms, contract.inputs, strict=True)
-        ]
+    def settle(self, contract: Contract) -> None:
+        """Work out `quiet`, after anything but `take` may have changed a rule."""
+        self.quiet = not self.faulted and all(
+            state.phase == IDLE
+            and state.paused_ms < 0
+            and (rule.on_unknown is None or (state.known_once and state.unknown_ms < 0))
+            for rule, state in zip(contract.rules, self.rules, strict=True)
+        )
 
     def expire(self, contract: Contract, at_ms: int) -> None:
         """Forget what is too old at `at_ms`: samples, set params, buckets."""
@@ -168,6 +176,7 @@ class Subject:
 
     def clear(self) -> None:
         """Forget inputs and what is pending; what is active or set stays."""
+        self.quiet = False
         count = len(self.held)
         self.values, self.held = [None] * count, [None] * count
         self.at_ms, self.devices = [-1] * count, [""] * count
@@ -281,6 +290,7 @@ def unpack(packed: object, contract: Contract) -> Subject:
     if more:
         _unpack_params(subject, more[0], contract)
         _unpack_windows(subject, more[1], contract)
+    subject.settle(contract)
     return subject
 
 
