@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from edge.contracts.program import Contract, Rule, Tree
-from edge.contracts.windows import Samples, reader
+from edge.contracts.windows import Samples, nearest, reader
 
 Values = Sequence[int | None]
 Evaluate = Callable[
@@ -61,6 +61,16 @@ def at_least(wanted: int, truths: Sequence[bool | None]) -> bool | None:
     return None if known + truths.count(None) >= wanted else False
 
 
+def compile_function(
+    arguments: str, lines: Iterable[str], bound: dict[str, object]
+) -> Any:
+    """The function of these arguments and lines, in which `bound` are names."""
+    body = "".join(f"    {one}\n" for one in lines)
+    source = f"def function({arguments}):\n{body}"
+    exec(compile(source, "<contract>", "exec"), bound)  # noqa: S102 - see above
+    return bound["function"]
+
+
 class Writer:
     """The lines of one function, and the objects that they name.
 
@@ -76,14 +86,12 @@ class Writer:
         self._bound: dict[str, object] = {
             "at_least": at_least,
             "bisect_left": bisect_left,
+            "nearest": nearest,
         }
 
     def function(self, arguments: str) -> Any:
         """The function of these arguments that the lines make."""
-        body = "".join(f"    {one}\n" for one in self.lines)
-        source = f"def function({arguments}):\n{body}"
-        exec(compile(source, "<contract>", "exec"), self._bound)  # noqa: S102 - see above
-        return self._bound["function"]
+        return compile_function(arguments, self.lines, self._bound)
 
     def bind(self, value: object) -> str:
         """A name for an object."""
@@ -151,9 +159,7 @@ class Writer:
             case ("let", int(index)):
                 return self.name(self._contract.lets[index].program.tree)
             case ("window", int(index), field):
-                window = self._contract.windows[index]
-                read, limit = self.bind(reader(field)), self.bind(window)
-                return f"{read}(w[{index}], {limit})"
+                return self._field(index, field)
             case ("table", int(index)):
                 table = self._contract.tables[index]
                 bounds, points = self.bind(table.bounds), self.bind(table.points)
@@ -185,6 +191,17 @@ class Writer:
                 compared = f"{self.name(left)} {COMPARE[sign]} {self.name(right)}"
                 return self._of([left, right], compared)
         raise ValueError(f"no node of a program: {tree[0]!r}")
+
+    def _field(self, index: int, field: str) -> str:
+        known = not self.nullable(("window", index, field))
+        if field == "filled":
+            return f"len(w[{index}].buckets)"
+        if field == "count" or (field == "sum" and known):
+            return f"w[{index}].{'total' if field == 'sum' else 'count'}"
+        if field == "mean" and known:
+            return f"nearest(w[{index}].total, w[{index}].count)"
+        read, window = self.bind(reader(field)), self._contract.windows[index]
+        return f"{read}(w[{index}], {self.bind(window)})"
 
     def silent(self, index: int) -> str:
         """Whether an input was heard of and not within its freshness."""

@@ -223,13 +223,15 @@ class Machine:
             running, subject = found
             self._now_ms = at_ms
             subject.queued_ms = NEVER
-            if subject.due_ms(running.contract, at_ms - 1) == at_ms:
+            due_ms = running.due_ms(subject, at_ms - 1)
+            if due_ms == at_ms:
                 subject.expire(running.contract, at_ms)
                 running.evaluate(subject, at_ms, firings)
                 if subject.is_new(running.contract):
                     del running.subjects[key]
                     continue
-            self._wake(running, subject)
+                due_ms = running.due_ms(subject, at_ms)
+            self._queue(running, subject, due_ms)
         self._now_ms = now_ms
         if len(timers) > self._timers_max:
             self._rebuild_timers()
@@ -251,7 +253,7 @@ class Machine:
             found = self._timer(at_ms, name, key)
             if found is not None:
                 running, subject = found
-                if subject.due_ms(running.contract, self._now_ms) == at_ms:
+                if running.due_ms(subject, self._now_ms) == at_ms:
                     return at_ms
                 subject.queued_ms = NEVER
                 self._wake(running, subject)
@@ -260,7 +262,9 @@ class Machine:
 
     def _wake(self, running: Running, subject: Subject) -> None:
         """Have a timer for the subject when it is due, or before."""
-        due_ms = subject.due_ms(running.contract, self._now_ms)
+        self._queue(running, subject, running.due_ms(subject, self._now_ms))
+
+    def _queue(self, running: Running, subject: Subject, due_ms: int) -> None:
         if due_ms < subject.queued_ms:
             subject.queued_ms = due_ms
             entry = (due_ms, running.contract.name, subject.key)
@@ -270,7 +274,7 @@ class Machine:
         self._timers.clear()
         for running in self._running.values():
             for subject in running.subjects.values():
-                subject.queued_ms = subject.due_ms(running.contract, self._now_ms)
+                subject.queued_ms = running.due_ms(subject, self._now_ms)
                 if subject.queued_ms != NEVER:
                     entry = (subject.queued_ms, running.contract.name, subject.key)
                     self._timers.append(entry)

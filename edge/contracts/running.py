@@ -13,7 +13,15 @@ from edge.contracts.compiled import Evaluate, compile_rules, compile_shown
 from edge.contracts.expression import fixed_point
 from edge.contracts.program import Contract, Rule
 from edge.contracts.rules import Turn, step, step_unknown
-from edge.contracts.shortcut import Known, Take, compile_take
+from edge.contracts.shortcut import (
+    Due,
+    Known,
+    Look,
+    Take,
+    compile_due,
+    compile_look,
+    compile_take,
+)
 from edge.contracts.state import (
     ACTIVE,
     IDLE,
@@ -71,6 +79,8 @@ class Running:
             for index, rule in enumerate(contract.rules)
         ]
         self._takes: dict[tuple[Known, ...], Take] = {}
+        self.due_ms: Due = compile_due(contract)
+        self._look: Look = compile_look(contract)
         self._evaluate: Evaluate = compile_rules(contract)
         self._show = [compile_shown(contract, rule) for rule in contract.rules]
 
@@ -138,23 +148,23 @@ class Running:
 
     # ---- Evaluation ----
 
-    def evaluate(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
-        """Bring every rule up to date; whether anything but a quiet look was needed.
+    def evaluate(self, subject: Subject, at_ms: int, firings: list[Firing]) -> None:
+        """Bring every rule up to date.
 
         A mistake in one contract's evaluation must not silence the other contracts.
         """
         try:
-            busy = self._step_all(subject, at_ms, firings)
+            if not self._look(subject, at_ms):
+                self._step_all(subject, at_ms, firings)
         except Exception as error:  # noqa: BLE001 - whatever it is, see above
             self.fault(subject, at_ms, f"{type(error).__name__}: {error}", firings)
-            return True
+            return
         if subject.faulted:
             subject.faulted = False
             subject.settle(self.contract)
             firings.append(self.own(FAULT, "end", subject.key, at_ms))
-        return busy
 
-    def _step_all(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
+    def _step_all(self, subject: Subject, at_ms: int, firings: list[Firing]) -> None:
         results = self._results(subject, subject.values, at_ms)
         turn: Turn | None = None
         states = subject.rules
@@ -169,17 +179,13 @@ class Running:
                     or (holds is not None and now.known_once and now.unknown_ms < 0)
                 )
             ):
-                continue  # nearly always, so it is looked at first
+                continue
             if turn is None:
                 turn = self._turn(subject, at_ms, firings)
             step(turn, rule, index, holds, results[at + 1])
             if rule.on_unknown is not None:
                 step_unknown(turn, rule, index, holds is None)
-        if turn is None:
-            subject.quiet = not subject.faulted
-            return False
         subject.settle(self.contract)
-        return True
 
     def _results(
         self, subject: Subject, values: list[int | None], at_ms: int

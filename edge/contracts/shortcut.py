@@ -1,17 +1,24 @@
-"""What nearly every reading needs and no more: one function a contract and its metrics.
+"""What nearly every reading needs and no more: short functions for one contract.
 
-Nearly always a reading finds every rule idle and leaves it so. The function that is
-written here (how: compiled.py) takes the reading's values and asks just that. It knows
-which inputs it has just been given, so nothing asks whether those are UNKNOWN; it asks
-of a rule whether it is TRUE, not which of three it is; and it leaves out what cannot
-change the answer.
+Nearly always a reading finds every rule idle and leaves it so. The functions that are
+written here (how: compiled.py) ask just that. They ask of a rule whether it is TRUE,
+not which of three it is, and leave out what cannot change the answer.
 
     take(subject, x, at_ms, device) -> bool
 
-    x  the reading's numbers; the machine knows which is at which place
+takes a reading's numbers `x` (the machine knows which is at which place). It knows
+which inputs these are, so nothing asks whether they are UNKNOWN. True: all rules were
+quiet and stay so, and no window begins: there is nothing to do. False: evaluate, and
+look at the timers.
 
-True: all rules were quiet and stay so, and no window begins: there is nothing to do.
-False: evaluate, and look at the timers.
+    look(subject, at_ms) -> bool
+
+whether all rules are quiet, at another time. False does not say that they are not.
+
+    due(subject, after_ms) -> int
+
+when the subject next changes with no reading; NEVER if it does not. What fell due at or
+before `after_ms` has been looked at and is not due.
 
 A rule stays quiet while it is not TRUE; one with `on_unknown` while it is FALSE.
 """
@@ -21,20 +28,53 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from edge.contracts.compiled import COMPARE, Writer
+from edge.contracts.compiled import COMPARE, Writer, compile_function
 from edge.contracts.program import Contract, Tree
-from edge.contracts.state import Subject
+from edge.contracts.state import NEVER, Subject, rules_due_ms
 
 Known = tuple[int, int]  # an input, and its number's place in x
 Take = Callable[[Subject, Sequence[int], int, str], bool]
+Look = Callable[[Subject, int], bool]
+Due = Callable[[Subject, int], int]
 _OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
 # Numbers that are written where they are used, if that is only once
 _INLINE = ("window", "table", "sum", "max", "min", "if")
 
 
 def compile_take(contract: Contract, places: Sequence[Known]) -> Take:
-    """The function for readings that make these inputs known."""
-    return _Shortcut(contract, places).function()
+    """The `take` for readings that make these inputs known."""
+    return _Shortcut(contract, places).take()
+
+
+def compile_look(contract: Contract) -> Look:
+    """The `look` of a contract."""
+    return _Shortcut(contract, ()).look()
+
+
+def compile_due(contract: Contract) -> Due:
+    """The `due` of a contract; its rules are asked only where not all is quiet."""
+    lines = [f"due_ms = {NEVER}", "a, b = subject.at_ms, subject.heard_ms"]
+    for index, item in enumerate(contract.inputs):
+        lines.append(f"t = a[{index}] + {item.fresh_ms + 1}")
+        lines.append(f"if t < due_ms and a[{index}] >= 0: due_ms = t")
+    for index in sorted(contract.silents):
+        lines.append(f"t = b[{index}] + {contract.inputs[index].fresh_ms + 1}")
+        lines.append(f"if after_ms < t < due_ms and b[{index}] >= 0: due_ms = t")
+    for index, param in enumerate(contract.params):
+        if param.expires_ms:
+            lines.append(f"t = subject.set_ms[{index}]")
+            lines.append(f"if 0 <= t < due_ms - {param.expires_ms}:")
+            lines.append(f"    due_ms = t + {param.expires_ms}")
+    for index, window in enumerate(contract.windows):
+        lines.append(f"w = subject.samples[{index}].buckets")
+        lines.append("if w:")
+        lines.append(f"    t = (w[0].number + {window.count}) * {window.bucket_ms}")
+        lines.append("    if t < due_ms: due_ms = t")
+    lines.append("if subject.quiet: return due_ms")
+    lines.append("return min(due_ms, rules_due_ms(subject, contract, after_ms))")
+    bound = {"contract": contract, "rules_due_ms": rules_due_ms}
+    due: Due = compile_function("subject, after_ms", lines, bound)
+    return due
 
 
 class _Shortcut:
@@ -44,27 +84,41 @@ class _Shortcut:
         self._writer = Writer(contract, [index for index, _ in places])
         self._uses = _uses(contract)
 
-    def function(self) -> Take:
+    def take(self) -> Take:
         lines = self._writer.lines
-        lines += ["v = subject.values", "h = subject.held", "a = subject.at_ms"]
-        lines += ["b = subject.heard_ms", "d = subject.devices", "w = subject.samples"]
+        lines += ["v, h, a = subject.values, subject.held, subject.at_ms"]
+        lines += ["b, d, w = subject.heard_ms, subject.devices, subject.samples"]
         for index, place in self._places:
             lines.append(f"v[{index}] = h[{index}] = x{index} = x[{place}]")
             lines.append(f"a[{index}] = b[{index}] = at_ms")
             lines.append(f"d[{index}] = device")
         begins = self._windows()
-        lines += ["if not subject.quiet:", "    return False"]
+        self._rules()
+        lines.append(f"return {begins}")
+        take: Take = self._writer.function("subject, x, at_ms, device")
+        return take
+
+    def look(self) -> Look:
+        lines = self._writer.lines
+        lines += ["v, b, w = subject.values, subject.heard_ms, subject.samples"]
+        self._rules()
+        lines.append("return True")
+        look: Look = self._writer.function("subject, at_ms")
+        return look
+
+    def _rules(self) -> None:
+        """Returns False unless all are quiet."""
+        lines = self._writer.lines
+        lines.append("if not subject.quiet: return False")
         if self._contract.params:
             lines.append("p = subject.params")
         for rule in self._contract.rules:
             tree = rule.when.tree
-            quiet = self._is(tree, truth=False) if rule.on_unknown is not None else ""
-            louder = f"not ({quiet})" if quiet else self._is(tree, truth=True)
-            if louder != "False":
-                lines += [f"if {louder}:", "    return False"]
-        lines.append(f"return {begins}")
-        take: Take = self._writer.function("subject, x, at_ms, device")
-        return take
+            if rule.on_unknown is None:
+                loud = self._is(tree, truth=True)
+            else:
+                loud = f"not {self._is(tree, truth=False)}"
+            lines.append(f"if {loud}: return False")
 
     def _windows(self) -> str:
         """Adds the samples to the windows; the text of whether none begins with it."""

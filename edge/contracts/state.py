@@ -135,9 +135,7 @@ class Subject:
     def expire(self, contract: Contract, at_ms: int) -> None:
         """Forget what is too old at `at_ms`: samples, set params, buckets."""
         for index, item in enumerate(contract.inputs):
-            if self.held[index] is None:
-                continue
-            if at_ms - self.at_ms[index] > item.fresh_ms:
+            if 0 <= self.at_ms[index] < at_ms - item.fresh_ms:
                 self.values[index] = self.held[index] = None
                 self.at_ms[index], self.devices[index] = -1, ""
         for index, param in enumerate(contract.params):
@@ -146,33 +144,6 @@ class Subject:
                 self.params[index], self.set_ms[index] = param.default, -1
         for window, samples in zip(contract.windows, self.samples, strict=True):
             samples.expire(window, at_ms)
-
-    def due_ms(self, contract: Contract, after_ms: int) -> int:
-        """When it next changes with no reading; NEVER if it does not.
-
-        What fell due at or before `after_ms` has been looked at and is not due.
-        """
-        due_ms = NEVER
-        for index, item in enumerate(contract.inputs):
-            if self.held[index] is not None:
-                due_ms = min(due_ms, self.at_ms[index] + item.fresh_ms + 1)
-        for index in contract.silents:
-            heard_ms = self.heard_ms[index]
-            silent_ms = heard_ms + contract.inputs[index].fresh_ms + 1
-            if heard_ms >= 0 and silent_ms > after_ms:
-                due_ms = min(due_ms, silent_ms)
-        for set_ms, param in zip(self.set_ms, contract.params, strict=True):
-            if param.expires_ms and set_ms >= 0:
-                due_ms = min(due_ms, set_ms + param.expires_ms)
-        for window, samples in zip(contract.windows, self.samples, strict=True):
-            due_ms = min(due_ms, samples.due_ms(window) or NEVER)
-        for rule, state in zip(contract.rules, self.rules, strict=True):
-            for one in _rule_due(rule, state):
-                if after_ms < one < due_ms:
-                    due_ms = one
-            if state.unknown_ms >= 0 and not state.lost:
-                due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
-        return due_ms
 
     def clear(self) -> None:
         """Forget inputs and what is pending; what is active or set stays."""
@@ -187,6 +158,18 @@ class Subject:
                 state.phase, state.since_ms = IDLE, -1
             if not state.lost:
                 state.unknown_ms = -1
+
+
+def rules_due_ms(subject: Subject, contract: Contract, after_ms: int) -> int:
+    """When a rule next has to be looked at, with no reading; NEVER if not."""
+    due_ms = NEVER
+    for rule, state in zip(contract.rules, subject.rules, strict=True):
+        for one in _rule_due(rule, state):
+            if after_ms < one < due_ms:
+                due_ms = one
+        if state.unknown_ms >= 0 and not state.lost:
+            due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
+    return due_ms
 
 
 def _rule_due(rule: Rule, state: RuleState) -> list[int]:
@@ -280,7 +263,7 @@ def unpack(packed: object, contract: Contract) -> Subject:
         value, held, at_ms, device, *heard = flat[width * index : width * (index + 1)]
         subject.values[index] = None if value is None else _of(int, value)
         subject.held[index] = None if held is None else _of(int, held)
-        subject.at_ms[index] = _of(int, at_ms)
+        subject.at_ms[index] = -1 if held is None else _of(int, at_ms)
         subject.devices[index] = _of(str, device)
         subject.heard_ms[index] = _of(int, heard[0] if heard else at_ms)
     width = 5 if before else 10

@@ -75,18 +75,6 @@ class Bucket:
         self.low = self.high = self.first = self.last = value
         self.first_ms = self.last_ms = at_ms
 
-    def add(self, value: int, at_ms: int) -> None:
-        """One more sample."""
-        if self.count >= BUCKET_SAMPLES_MAX:
-            return
-        self.count += 1
-        self.total += value
-        if value < self.low:  # quicker than min() and max(), once a sample
-            self.low = value
-        elif value > self.high:
-            self.high = value
-        self.last, self.last_ms = value, at_ms
-
 
 class Samples:
     """A window's buckets for one subject, oldest first, and the sums over them.
@@ -111,8 +99,15 @@ class Samples:
         number = at_ms // window.bucket_ms
         buckets = self.buckets
         if buckets and buckets[-1].number == number:
-            if buckets[-1].count < BUCKET_SAMPLES_MAX:
-                buckets[-1].add(value, at_ms)
+            newest = buckets[-1]
+            if newest.count < BUCKET_SAMPLES_MAX:
+                newest.count += 1
+                newest.total += value
+                if value < newest.low:  # quicker than min() and max(), once a sample
+                    newest.low = value
+                elif value > newest.high:
+                    newest.high = value
+                newest.last, newest.last_ms = value, at_ms
                 self.count += 1
                 self.total += value
             return False
@@ -137,12 +132,6 @@ class Samples:
             del self.buckets[:gone]
             self.low = self.high = self.weights = None
         return bool(gone)
-
-    def due_ms(self, window: Window) -> int | None:
-        """When the oldest bucket leaves the window."""
-        if not self.buckets:
-            return None
-        return (self.buckets[0].number + window.count) * window.bucket_ms
 
 
 # ---- The fields: (samples, window) -> the value, None for UNKNOWN ----
