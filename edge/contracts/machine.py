@@ -295,6 +295,7 @@ class Machine:
         subject = running.subjects.get(action.subject)
         if subject is None:
             return firings
+        subject.quiet = False  # a pause, say; to be found out again
         for index, rule in enumerate(running.contract.rules):
             if action.name == rule.name:
                 _act_on(running, subject, index, action, now_ms, firings)
@@ -309,7 +310,10 @@ class Machine:
                         )
                     )
         running.evaluate(subject, now_ms, firings)
-        self._wake(running, subject)
+        if subject.is_new(running.contract):
+            del running.subjects[subject.key]
+        else:
+            self._wake(running, subject)
         return firings
 
     def _set(

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from edge.contracts.compiled import COMPARE, Writer, compile_function
-from edge.contracts.program import Contract, Tree
+from edge.contracts.program import Contract, Tree, parts_of
 from edge.contracts.state import NEVER, Subject, rules_due_ms
 
 Known = tuple[int, int]  # an input, and its number's place in x
@@ -191,19 +191,8 @@ def _uses(contract: Contract) -> Counter[Tree]:
 
 
 def _parts(contract: Contract, tree: Tree) -> list[Tree]:
-    match tree:
-        case ("const" | "truth" | "input" | "param" | "silent", _):
-            return []
-        case ("window", _, _):
-            return []
-        case ("let", index):
-            return [contract.lets[index].program.tree]
-        case ("table", index):
-            return [contract.tables[index].of]
-        case ("sum", terms):
-            return [part for _, part in terms]
-        case ("missing" | "and" | "or" | "max" | "min", parts):
-            return list(parts)
-        case ("at_least", _, parts):
-            return list(parts)
-    return list(tree[1:])
+    if tree[0] == "let":
+        return [contract.lets[tree[1]].program.tree]
+    if tree[0] == "table":
+        return [contract.tables[tree[1]].of]
+    return parts_of(tree)
