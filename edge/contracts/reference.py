@@ -283,7 +283,7 @@ class _Subject:
             elif not covered and life.phase == "inhibited":
                 life.phase = "active"
                 fire("start")
-        elif life.phase == "latched" and holds:
+        elif life.phase == "latched" and holds and not covered:
             self._start(rule, life, at_ms, fired)
         if life.phase == "pending":
             could = self.truth(rule.when.tree, at_ms, held=True)
