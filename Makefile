@@ -60,6 +60,8 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_gateway_process.py -k killed_again_and_again
 	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_js_verifier.py -k chance
+	IOMT_DIFFERENTIAL=2000 $(BIN)/python -m pytest --timeout 900 \
+		tests/unit/test_contract_random.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \

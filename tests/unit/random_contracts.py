@@ -12,6 +12,7 @@ from decimal import Decimal
 from edge.contracts.actions import Action
 from edge.contracts.language import load
 from edge.contracts.program import Contract
+from edge.devices.metrics import BY_NAME
 from edge.errors import ConfigurationError
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -30,8 +31,8 @@ _INPUTS = {
     "o2": ("supplemental_oxygen", "1", "1", 1),
     "mind": ("acvpu", "letter", "letter", 1),
 }
-# What each metric sends, in its unit: (lowest, highest, exponent), most of it near
-# the literals below.
+# What a metric sends, in its unit: (lowest, highest, exponent), near the literals
+# below; another one sends anything plausible.
 _VALUES = {
     "spo2": (84, 99, 0),
     "heart_rate": (35, 150, 0),
@@ -319,7 +320,9 @@ class Life:
     def value(self, metric: str) -> Decimal | str:
         if metric == "acvpu":
             return self.chance.choice("AAAACVPU")
-        low, high, exponent = _VALUES[metric]
+        known = BY_NAME[metric]
+        whole = int(known.low), int(known.high), 0
+        low, high, exponent = _VALUES.get(metric, whole)
         value = Decimal(self.chance.randint(low, high)).scaleb(exponent)
         if metric == "spo2" and self.chance.random() < 0.3:
             value += Decimal(self.chance.randrange(1, 10)) / 10
