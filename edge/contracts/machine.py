@@ -34,7 +34,7 @@ from edge.contracts.running import (
     standing,
     started,
 )
-from edge.contracts.shortcut import Known, Take
+from edge.contracts.shortcut import EVALUATE, WAKE, Known, Take
 from edge.contracts.state import ACTIVE, IDLE, INHIBITED, LATCHED, NEVER, Subject
 from edge.model import Firing
 
@@ -127,21 +127,19 @@ class Machine:
                 running.fault(subject, received_ms, first, firings)
                 continue
             try:
-                quiet = take(subject, x, received_ms, device)
+                todo = take(subject, x, received_ms, device)
             except Exception as error:  # noqa: BLE001 - as in Running.evaluate
                 detail = f"{type(error).__name__}: {error}"
                 running.fault(subject, received_ms, detail, firings)
                 continue
-            if quiet and not lost:
-                if subject.queued_ms > received_ms + fresh_ms:
-                    self._wake(running, subject)
-                continue
-            for index in lost:
-                running.lose(subject, index, received_ms, device)
-            running.evaluate(subject, received_ms, firings)
+            moved = False
+            if todo & EVALUATE or lost:
+                for index in lost:
+                    running.lose(subject, index, received_ms, device)
+                moved = running.evaluate(subject, received_ms, firings)
             if not known and subject.is_new(running.contract):
                 del running.subjects[key]
-            else:
+            elif moved or todo & WAKE or subject.queued_ms > received_ms + fresh_ms:
                 self._wake(running, subject)
         return firings
 
@@ -295,7 +293,6 @@ class Machine:
         subject = running.subjects.get(action.subject)
         if subject is None:
             return firings
-        subject.quiet = False  # a pause, say; to be found out again
         for index, rule in enumerate(running.contract.rules):
             if action.name == rule.name:
                 _act_on(running, subject, index, action, now_ms, firings)
@@ -309,6 +306,7 @@ class Machine:
                             actor=action.actor,
                         )
                     )
+        subject.settle(running.contract)
         running.evaluate(subject, now_ms, firings)
         if subject.is_new(running.contract):
             del running.subjects[subject.key]

@@ -14,6 +14,8 @@ from edge.contracts.expression import fixed_point
 from edge.contracts.program import Contract, Rule
 from edge.contracts.rules import Turn, step, step_unknown
 from edge.contracts.shortcut import (
+    EVALUATE,
+    WAKE,
     Due,
     Known,
     Look,
@@ -75,7 +77,10 @@ class Running:
         self.subjects: dict[str, Subject] = {}
         self.refused: str | None = None
         self._rules = [
-            (2 * index, index, rule, rule.on_unknown is None)
+            (
+                *(2 * index, index, rule, rule.on_unknown is None),
+                not rule.inhibited_by and not rule.escalate,
+            )
             for index, rule in enumerate(contract.rules)
         ]
         self._takes: dict[tuple[Known, ...], Take] = {}
@@ -128,8 +133,8 @@ class Running:
         numbers: Sequence[int],
         at_ms: int,
         device: str,
-    ) -> bool:
-        """Like what `taking` gives; that all stays quiet it never says."""
+    ) -> int:
+        """Like what `taking` gives; that there is nothing to do it never says."""
         for index, place in known:
             value = numbers[place]
             subject.values[index] = subject.held[index] = value
@@ -138,7 +143,7 @@ class Running:
             for number, window in enumerate(self.contract.windows):
                 if window.input == index:
                     subject.samples[number].add(window, value, at_ms)
-        return False
+        return EVALUATE | WAKE
 
     def lose(self, subject: Subject, index: int, at_ms: int, device: str) -> None:
         """A device says that it cannot tell; another's value stays."""
@@ -148,44 +153,50 @@ class Running:
 
     # ---- Evaluation ----
 
-    def evaluate(self, subject: Subject, at_ms: int, firings: list[Firing]) -> None:
-        """Bring every rule up to date.
+    def evaluate(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
+        """Bring every rule up to date; False where all stays as it is.
 
         A mistake in one contract's evaluation must not silence the other contracts.
         """
+        moved = False
         try:
             if not self._look(subject, at_ms):
-                self._step_all(subject, at_ms, firings)
+                moved = self._step_all(subject, at_ms, firings)
         except Exception as error:  # noqa: BLE001 - whatever it is, see above
             self.fault(subject, at_ms, f"{type(error).__name__}: {error}", firings)
-            return
+            return True
         if subject.faulted:
             subject.faulted = False
             subject.settle(self.contract)
             firings.append(self.own(FAULT, "end", subject.key, at_ms))
+            return True
+        return moved
 
-    def _step_all(self, subject: Subject, at_ms: int, firings: list[Firing]) -> None:
+    def _step_all(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
         results = self._results(subject, subject.values, at_ms)
         turn: Turn | None = None
         states = subject.rules
-        for at, index, rule, untold in self._rules:
+        for at, index, rule, untold, plain in self._rules:
             holds, now = results[at], states[index]
-            if (
-                not holds
-                and now.phase == IDLE
-                and now.paused_ms < 0
-                and (
-                    untold
-                    or (holds is not None and now.known_once and now.unknown_ms < 0)
-                )
+            if now.paused_ms < 0 and (
+                untold or (holds is not None and now.known_once and now.unknown_ms < 0)
             ):
-                continue
+                if now.phase == IDLE:
+                    if not holds:
+                        continue
+                elif plain and now.phase == ACTIVE:
+                    ends = results[at + 1] if rule.rearm else holds is False
+                    if holds or not ends:
+                        continue
             if turn is None:
                 turn = self._turn(subject, at_ms, firings)
             step(turn, rule, index, holds, results[at + 1])
             if rule.on_unknown is not None:
                 step_unknown(turn, rule, index, holds is None)
+        if turn is None:
+            return False
         subject.settle(self.contract)
+        return True
 
     def _results(
         self, subject: Subject, values: list[int | None], at_ms: int

@@ -4,12 +4,11 @@ Nearly always a reading finds every rule idle and leaves it so. The functions th
 written here (how: compiled.py) ask just that. They ask of a rule whether it is TRUE,
 not which of three it is, and leave out what cannot change the answer.
 
-    take(subject, x, at_ms, device) -> bool
+    take(subject, x, at_ms, device) -> int
 
 takes a reading's numbers `x` (the machine knows which is at which place). It knows
-which inputs these are, so nothing asks whether they are UNKNOWN. True: all rules were
-quiet and stay so, and no window begins: there is nothing to do. False: evaluate, and
-look at the timers.
+which inputs these are, so nothing asks whether they are UNKNOWN. What is to be done
+then: EVALUATE, unless all rules were quiet and stay so; WAKE, if a window begins.
 
     look(subject, at_ms) -> bool
 
@@ -33,7 +32,8 @@ from edge.contracts.program import Contract, Tree, parts_of
 from edge.contracts.state import NEVER, Subject, rules_due_ms
 
 Known = tuple[int, int]  # an input, and its number's place in x
-Take = Callable[[Subject, Sequence[int], int, str], bool]
+Take = Callable[[Subject, Sequence[int], int, str], int]
+WAKE, EVALUATE = 1, 2  # bits of what is to be done
 Look = Callable[[Subject, int], bool]
 Due = Callable[[Subject, int], int]
 _OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
@@ -93,7 +93,7 @@ class _Shortcut:
             lines.append(f"a[{index}] = b[{index}] = at_ms")
             lines.append(f"d[{index}] = device")
         begins = self._windows()
-        self._rules()
+        self._rules(f"{EVALUATE} + ({begins})")
         lines.append(f"return {begins}")
         take: Take = self._writer.function("subject, x, at_ms, device")
         return take
@@ -101,15 +101,15 @@ class _Shortcut:
     def look(self) -> Look:
         lines = self._writer.lines
         lines += ["v, b, w = subject.values, subject.heard_ms, subject.samples"]
-        self._rules()
+        self._rules("False")
         lines.append("return True")
         look: Look = self._writer.function("subject, at_ms")
         return look
 
-    def _rules(self) -> None:
-        """Returns False unless all are quiet."""
+    def _rules(self, otherwise: str) -> None:
+        """Returns that, unless all are quiet."""
         lines = self._writer.lines
-        lines.append("if not subject.quiet: return False")
+        lines.append(f"if not subject.quiet: return {otherwise}")
         if self._contract.params:
             lines.append("p = subject.params")
         for rule in self._contract.rules:
@@ -118,10 +118,10 @@ class _Shortcut:
                 loud = self._is(tree, truth=True)
             else:
                 loud = f"not {self._is(tree, truth=False)}"
-            lines.append(f"if {loud}: return False")
+            lines.append(f"if {loud}: return {otherwise}")
 
     def _windows(self) -> str:
-        """Adds the samples to the windows; the text of whether none begins with it."""
+        """Adds the samples to the windows; the text of WAKE if one begins with it."""
         known = dict(self._places)
         begins = []
         for number, window in enumerate(self._contract.windows):
@@ -130,7 +130,7 @@ class _Shortcut:
                 call = f"w[{number}].add({bound}, x{window.input}, at_ms)"
                 self._writer.lines.append(f"n{number} = {call}")
                 begins.append(f"n{number}")
-        return f"not ({' or '.join(begins)})" if begins else "True"
+        return " or ".join(begins) or "0"
 
     def _is(self, tree: Tree, *, truth: bool) -> str:
         """Whether a truth is TRUE, or FALSE: a text that is True or False itself."""

@@ -110,6 +110,7 @@ class Subject:
         self.samples = [Samples() for _ in contract.windows]
         self.faulted = False
         self.quiet = False
+        self.settle(contract)
         self.queued_ms = NEVER  # its timer: never after what is due, maybe before
 
     def is_new(self, contract: Contract) -> bool:
@@ -164,9 +165,10 @@ def rules_due_ms(subject: Subject, contract: Contract, after_ms: int) -> int:
     """When a rule next has to be looked at, with no reading; NEVER if not."""
     due_ms = NEVER
     for rule, state in zip(contract.rules, subject.rules, strict=True):
-        for one in _rule_due(rule, state):
-            if after_ms < one < due_ms:
-                due_ms = one
+        if state.phase != IDLE or state.paused_ms >= 0:
+            for one in _rule_due(rule, state):
+                if after_ms < one < due_ms:
+                    due_ms = one
         if state.unknown_ms >= 0 and not state.lost:
             due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
     return due_ms
@@ -174,6 +176,8 @@ def rules_due_ms(subject: Subject, contract: Contract, after_ms: int) -> int:
 
 def _rule_due(rule: Rule, state: RuleState) -> list[int]:
     """The times at which a rule has to be looked at again."""
+    if state.phase == ACTIVE and state.paused_ms < 0 and not rule.escalate:
+        return []  # as long as an alarm lasts
     found = [state.paused_ms]
     if state.phase == PENDING:
         found.append(state.since_ms + rule.for_ms)
