@@ -21,6 +21,7 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from edge import cbor
 from edge.contracts import state
 from edge.contracts.actions import ACKNOWLEDGE, PAUSE, RELEASE, SET, Action
 from edge.contracts.expression import literal
@@ -377,10 +378,10 @@ class Machine:
 
     def snapshot(self) -> bytes:
         """The whole state (format: state.py), for `restore` into the same contracts."""
-        contracts: list[state.Packed] = []
+        contracts, known = list[state.Packed](), cbor.Encodings()
         for running in self._running.values():
             subjects = sorted(running.subjects.items())
-            packed = [state.pack(subject) for _, subject in subjects]
+            packed: list[object] = [state.pack(one, known) for _, one in subjects]
             contract = running.contract
             head = (contract.name, contract.hash, contract.schema)
             contracts.append((*head, running.refused, packed))

@@ -30,7 +30,7 @@ SNAPSHOT_VERSION, SNAPSHOT_BEFORE = 2, 1
 # READY: `for` is met, and it waits for its delay, an inhibitor or its rate
 IDLE, PENDING, ACTIVE, READY, LATCHED, INHIBITED = range(6)
 NEVER = 2**63
-_BUCKET_ITEMS = 9
+_RULE_ITEMS, _BUCKET_ITEMS = 10, 9
 
 T = TypeVar("T")
 
@@ -225,26 +225,61 @@ def decode(data: bytes) -> tuple[int, list[Packed]]:
     return _of(int, fields[1]), contracts
 
 
-def pack(subject: Subject) -> object:
-    """A subject as CBOR has it."""
-    inputs: list[object] = []
+def pack(subject: Subject, known: cbor.Encodings) -> cbor.Encoded:
+    """A subject as CBOR has it; `known` may be shared by all of a snapshot."""
+    inputs: list[int | str | None] = []
     columns = (
         *(subject.values, subject.held, subject.at_ms),
         *(subject.devices, subject.heard_ms),
     )
     for row in zip(*columns, strict=True):
         inputs += row
-    rules: list[object] = []
-    for one in subject.rules:
-        rules += (one.phase, one.since_ms, one.known_once, one.unknown_ms, one.lost)
-        rules += (one.acked_by, one.lost_acked_by, one.steps, one.paused_ms)
-        rules.append(list(one.starts))
-    params: list[object] = []
+    rules = [cbor.array_head(_RULE_ITEMS * len(subject.rules))]
+    rules += map(_rule, subject.rules)
+    params: list[int | None] = []
     for value, set_ms in zip(subject.params, subject.set_ms, strict=True):
         params += (value, set_ms)
-    windows = [[_bucket(one) for one in each.buckets] for each in subject.samples]
-    flat = [[number for bucket in each for number in bucket] for each in windows]
-    return [subject.key, subject.faulted, inputs, rules, params, flat]
+    windows = [
+        known.array([number for one in each.buckets for number in _bucket(one)])
+        for each in subject.samples
+    ]
+    parts = (known.array(inputs), b"".join(rules), known.array(params))
+    head = [cbor.array_head(6), known[subject.key], cbor.encode(subject.faulted)]
+    return cbor.Encoded(
+        b"".join([*head, *parts, cbor.array_head(len(windows)), *windows])
+    )
+
+
+def _rule(one: RuleState) -> bytes:
+    """The items of a rule; nearly always it is idle and nothing is to be said of it."""
+    if (
+        one.phase == IDLE
+        and one.since_ms < 0
+        and one.unknown_ms < 0
+        and one.paused_ms < 0
+        and not (one.lost or one.starts or one.steps)
+        and not (one.acked_by or one.lost_acked_by)
+    ):
+        return _IDLE_RULE[one.known_once]
+    return _rule_items(one)
+
+
+def _rule_items(one: RuleState) -> bytes:
+    items = (
+        *(one.phase, one.since_ms, one.known_once, one.unknown_ms, one.lost),
+        *(one.acked_by, one.lost_acked_by, one.steps, one.paused_ms),
+        list(one.starts),
+    )
+    return b"".join(map(cbor.encode, items))
+
+
+def _idle_rule(*, known_once: bool) -> bytes:
+    state = RuleState()
+    state.known_once = known_once
+    return _rule_items(state)
+
+
+_IDLE_RULE = (_idle_rule(known_once=False), _idle_rule(known_once=True))
 
 
 def _bucket(one: Bucket) -> list[int]:
@@ -270,7 +305,7 @@ def unpack(packed: object, contract: Contract) -> Subject:
         subject.at_ms[index] = -1 if held is None else _of(int, at_ms)
         subject.devices[index] = _of(str, device)
         subject.heard_ms[index] = _of(int, heard[0] if heard else at_ms)
-    width = 5 if before else 10
+    width = 5 if before else _RULE_ITEMS
     flat = _row(rules, width * len(contract.rules))
     for index, state in enumerate(subject.rules):
         _unpack_rule(state, flat[width * index : width * (index + 1)])
