@@ -63,6 +63,8 @@ soak: test-system $(VENV)/installed-dev
 	$(MAKE) --no-print-directory -C firmware_sim/client test SOAK=50
 	IOMT_KILLS=50 $(BIN)/python -m pytest --timeout 900 \
 		tests/scenario/test_reference_device.py
+	IOMT_DIFFERENTIAL=2000 $(BIN)/python -m pytest --timeout 900 \
+		tests/unit/test_contract_random.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \

@@ -36,6 +36,32 @@ class Tag(NamedTuple):
     value: object
 
 
+class Encoded(bytes):
+    """An item that is encoded already; `encode` writes it as it is."""
+
+
+class Encodings(dict[int | str | None, bytes]):
+    """Encodings of what comes again and again, for many items at one time.
+
+    Not for bool, which a dict does not tell from 0 and 1.
+    """
+
+    def __missing__(self, item: int | str | None) -> bytes:
+        found = self[item] = encode(item)
+        return found
+
+    def array(self, items: Sequence[int | str | None]) -> bytes:
+        """The encoding of an array of such items."""
+        return b"".join([array_head(len(items)), *map(self.__getitem__, items)])
+
+
+def array_head(count: int) -> bytes:
+    """What stands before the encodings of an array's items."""
+    out = bytearray()
+    _head(_ARRAY, count, out)
+    return bytes(out)
+
+
 def encode(item: object) -> bytes:
     """The one deterministic encoding of `item`.
 
@@ -95,6 +121,10 @@ def _write_bytes(octets: bytes | bytearray | memoryview, out: bytearray) -> None
     out += octets
 
 
+def _write_encoded(encoded: bytes, out: bytearray) -> None:
+    out += encoded
+
+
 def _write_text(text: str, out: bytearray) -> None:
     octets = text.encode()
     _head(_TEXT, len(octets), out)
@@ -132,6 +162,7 @@ _WRITERS: dict[type, Callable[[Any, bytearray], None]] = {
     list: _write_array,
     tuple: _write_array,
     Tag: _write_tag,
+    Encoded: _write_encoded,
     bool: _write_simple,
     type(None): _write_simple,
 }

@@ -4,31 +4,32 @@ The function is written as source and compiled: a step of a program costs some t
 nanoseconds that way, a tenth of walking the tree. It is safe, for nothing of the file
 gets into the source: names are `t1`, `t2`, ..., operators come from a table in here,
 whole numbers are written with repr(int), and all else is bound as an object. There are
-no loops and no calls but of the helpers below, so its cost is that of its nodes.
+no loops and no calls but of the functions below, so its cost is that of its nodes.
 
-    evaluate(v, p, s, w) -> tuple
+    evaluate(v, p, b, w, at_ms) -> tuple
 
     v  values of the inputs, None for UNKNOWN      p  values of the params, likewise
-    s  whether each input is silent                w  the windows' Samples
+    b  when each input was last heard of, or -1    w  the windows' Samples
 
 A truth is True, False or None. Each node is computed once, whatever its value: logic
-here has no order, so there is nothing to leave out.
+here has no order, so there is nothing to leave out. Where a node cannot be UNKNOWN,
+because all that it reads is known, nothing asks whether it is.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from edge.contracts.program import Contract, Rule, Tree
-from edge.contracts.windows import Samples
+from edge.contracts.windows import Samples, nearest, reader
 
 Values = Sequence[int | None]
 Evaluate = Callable[
-    [Values, Values, Sequence[bool], Sequence[Samples]], tuple[Any, ...]
+    [Values, Values, Sequence[int], Sequence[Samples], int], tuple[Any, ...]
 ]
-_COMPARE = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "==": "==", "!=": "!="}
+COMPARE = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "==": "==", "!=": "!="}
 
 
 def compile_rules(contract: Contract) -> Evaluate:
@@ -36,12 +37,20 @@ def compile_rules(contract: Contract) -> Evaluate:
     trees: list[Tree | None] = []
     for rule in contract.rules:
         trees += (rule.when.tree, rule.rearm.tree if rule.rearm else None)
-    return _Writer(contract).function(trees)
+    return _evaluate(contract, trees)
 
 
 def compile_shown(contract: Contract, rule: Rule) -> Evaluate:
     """A function that gives the values that stand in the rule's firings."""
-    return _Writer(contract).function([one.tree for one in rule.show])
+    return _evaluate(contract, [one.tree for one in rule.show])
+
+
+def _evaluate(contract: Contract, trees: Iterable[Tree | None]) -> Evaluate:
+    writer = Writer(contract)
+    results = ["None" if one is None else writer.name(one) for one in trees]
+    writer.lines.append(f"return ({''.join(f'{one}, ' for one in results)})")
+    function: Evaluate = writer.function("v, p, b, w, at_ms")
+    return function
 
 
 def at_least(wanted: int, truths: Sequence[bool | None]) -> bool | None:
@@ -52,46 +61,93 @@ def at_least(wanted: int, truths: Sequence[bool | None]) -> bool | None:
     return None if known + truths.count(None) >= wanted else False
 
 
-class _Writer:
-    """The lines of one function, and the objects that they name."""
+def compile_function(
+    arguments: str, lines: Iterable[str], bound: dict[str, object]
+) -> Any:
+    """The function of these arguments and lines, in which `bound` are names."""
+    body = "".join(f"    {one}\n" for one in lines)
+    source = f"def function({arguments}):\n{body}"
+    exec(compile(source, "<contract>", "exec"), bound)  # noqa: S102 - see above
+    return bound["function"]
 
-    def __init__(self, contract: Contract) -> None:
+
+class Writer:
+    """The lines of one function, and the objects that they name.
+
+    The inputs `known` are in the variables `x0`, `x1`, ... and never UNKNOWN.
+    """
+
+    def __init__(self, contract: Contract, known: Collection[int] = ()) -> None:
+        self.lines: list[str] = []
         self._contract = contract
-        self._lines: list[str] = []
-        self._names: dict[Tree, str] = {}
+        self._known = frozenset(known)
+        self._names: dict[Tree, str] = {("input", one): f"x{one}" for one in known}
+        self._nullable: dict[Tree, bool] = {}
         self._bound: dict[str, object] = {
             "at_least": at_least,
             "bisect_left": bisect_left,
+            "nearest": nearest,
         }
 
-    def function(self, trees: Iterable[Tree | None]) -> Evaluate:
-        results = ["None" if one is None else self._name(one) for one in trees]
-        tail = "".join(f"{one}, " for one in results)
-        body = "".join(f"    {one}\n" for one in self._lines)
-        source = f"def evaluate(v, p, s, w):\n{body}    return ({tail})\n"
-        exec(compile(source, "<contract>", "exec"), self._bound)  # noqa: S102 - see above
-        function: Evaluate = self._bound["evaluate"]  # type: ignore[assignment]
-        return function
+    def function(self, arguments: str) -> Any:
+        """The function of these arguments that the lines make."""
+        return compile_function(arguments, self.lines, self._bound)
 
-    def _name(self, tree: Tree) -> str:
-        """The variable that holds the node's value, computed where it is not yet."""
-        found = self._names.get(tree)
-        if found is None:
-            text = self._expression(tree)
-            found = f"t{len(self._names)}"
-            self._lines.append(f"{found} = {text}")
-            self._names[tree] = found
-        return found
-
-    def _bind(self, value: object) -> str:
+    def bind(self, value: object) -> str:
+        """A name for an object."""
         name = f"b{len(self._bound)}"
         self._bound[name] = value
         return name
 
-    def _expression(self, tree: Tree) -> str:  # noqa: PLR0912 - one case a node
+    def name(self, tree: Tree) -> str:
+        """The variable that holds the node's value, computed where it is not yet."""
+        if tree[0] == "const":
+            return self.text(tree)
+        found = self._names.get(tree)
+        if found is None:
+            text = self.text(tree)
+            found = f"t{len(self._names)}"
+            self.lines.append(f"{found} = {text}")
+            self._names[tree] = found
+        return found
+
+    def nullable(self, tree: Tree) -> bool:
+        """Whether the node can be UNKNOWN."""
+        found = self._nullable.get(tree)
+        if found is None:
+            found = self._nullable[tree] = self._may_be_unknown(tree)
+        return found
+
+    def _may_be_unknown(self, tree: Tree) -> bool:
+        contract = self._contract
+        match tree:
+            case ("const" | "truth" | "silent" | "missing", _):
+                return False
+            case ("input", int(index)):
+                return index not in self._known
+            case ("param", int(index)):
+                return contract.params[index].default is None
+            case ("let", int(index)):
+                return self.nullable(contract.lets[index].program.tree)
+            case ("table", int(index)):
+                return self.nullable(contract.tables[index].of)
+            case ("window", int(index), field):
+                window = contract.windows[index]
+                surely = window.filled <= 1 and window.input in self._known
+                return field == "rate" or not (surely or field in ("count", "filled"))
+            case ("sum", terms):
+                return any(self.nullable(part) for _, part in terms)
+            case ("not", part):
+                return self.nullable(part)
+            case ("max" | "min" | "and" | "or", parts) | ("at_least", _, parts):
+                return any(self.nullable(part) for part in parts)
+        return any(self.nullable(part) for part in tree[1:])  # if, a comparison
+
+    def text(self, tree: Tree) -> str:  # noqa: PLR0912 - one case a node
+        """What the node's value is, as an expression over variables."""
         match tree:
             case ("const", int(value)):
-                return repr(value)
+                return repr(value) if value >= 0 else f"({value!r})"
             case ("truth", bool(value)):
                 return repr(value)
             case ("input", int(index)):
@@ -99,53 +155,83 @@ class _Writer:
             case ("param", int(index)):
                 return f"p[{index}]"
             case ("silent", int(index)):
-                return f"s[{index}]"
+                return self.silent(index)
             case ("let", int(index)):
-                return self._name(self._contract.lets[index].program.tree)
+                return self.name(self._contract.lets[index].program.tree)
             case ("window", int(index), field):
-                window = self._bind(self._contract.windows[index])
-                return f"w[{index}].value({window}, {self._bind(field)})"
+                return self._field(index, field)
             case ("table", int(index)):
                 table = self._contract.tables[index]
-                of = self._name(table.of)
-                bounds, points = self._bind(table.bounds), self._bind(table.points)
-                return self._known([of], f"{points}[bisect_left({bounds}, {of})]")
+                bounds, points = self.bind(table.bounds), self.bind(table.points)
+                of = self.name(table.of)
+                return self._of([table.of], f"{points}[bisect_left({bounds}, {of})]")
             case ("sum", terms):
-                named = [(repr(factor), self._name(part)) for factor, part in terms]
-                total = " + ".join(f"{factor} * {name}" for factor, name in named)
-                return self._known([name for _, name in named], total)
+                total = " + ".join(
+                    _term(factor, self.name(one)) for factor, one in terms
+                )
+                return self._of([part for _, part in terms], total)
             case ("max" | "min" as pick, parts):
-                names = [self._name(part) for part in parts]
+                names = [self.name(part) for part in parts]
                 single = names if len(names) > 1 else names * 2
-                return self._known(names, f"{pick}({', '.join(single)})")
+                return self._of(parts, f"{pick}({', '.join(single)})")
             case ("missing", parts):
-                return " or ".join(f"{self._name(part)} is None" for part in parts)
+                return self.missing(parts)
             case ("not", part):
-                name = self._name(part)
-                return self._known([name], f"not {name}")
-            case ("and", parts):
-                return self._junction(parts, "False", "True")
-            case ("or", parts):
-                return self._junction(parts, "True", "False")
+                return self._of([part], f"not {self.name(part)}")
+            case ("and" | "or" as junction, parts):
+                return self._junction(junction, parts)
             case ("at_least", int(wanted), parts):
-                listed = ", ".join(self._name(part) for part in parts)
+                listed = ", ".join(self.name(part) for part in parts)
                 return f"at_least({wanted}, ({listed},))"
             case ("if", condition, yes, no):
-                names = [self._name(part) for part in (condition, yes, no)]
+                names = [self.name(part) for part in (condition, yes, no)]
                 chosen = f"({names[1]} if {names[0]} else {names[2]})"
-                return self._known(names[:1], chosen)
-            case (sign, left, right) if sign in _COMPARE:
-                names = [self._name(left), self._name(right)]
-                return self._known(names, f"{names[0]} {_COMPARE[sign]} {names[1]}")
+                return self._of([condition], chosen)
+            case (sign, left, right) if sign in COMPARE:
+                compared = f"{self.name(left)} {COMPARE[sign]} {self.name(right)}"
+                return self._of([left, right], compared)
         raise ValueError(f"no node of a program: {tree[0]!r}")
 
-    def _known(self, names: Sequence[str], text: str) -> str:
-        """The text's value where all of these are known."""
-        tests = " or ".join(f"{one} is None" for one in dict.fromkeys(names))
-        return f"None if {tests} else {text}"
+    def _field(self, index: int, field: str) -> str:
+        known = not self.nullable(("window", index, field))
+        if field == "filled":
+            return f"len(w[{index}].buckets)"
+        if field == "count" or (field == "sum" and known):
+            return f"w[{index}].{'total' if field == 'sum' else 'count'}"
+        if field == "mean" and known:
+            return f"nearest(w[{index}].total, w[{index}].count)"
+        read, window = self.bind(reader(field)), self._contract.windows[index]
+        return f"{read}(w[{index}], {self.bind(window)})"
 
-    def _junction(self, parts: Sequence[Tree], deciding: str, other: str) -> str:
-        names = [self._name(part) for part in parts]
+    def silent(self, index: int) -> str:
+        """Whether an input was heard of and not within its freshness."""
+        if index in self._known:
+            return "False"
+        return f"0 <= b[{index}] < at_ms - {self._contract.inputs[index].fresh_ms!r}"
+
+    def missing(self, parts: Sequence[Tree]) -> str:
+        """Whether one of these is UNKNOWN."""
+        names = [self.name(part) for part in parts if self.nullable(part)]
+        return " or ".join(f"{one} is None" for one in names) or "False"
+
+    def _of(self, parts: Sequence[Tree], text: str) -> str:
+        """The text's value where all of these are known."""
+        return (
+            f"None if {self.missing(parts)} else {text}"
+            if any(map(self.nullable, parts))
+            else text
+        )
+
+    def _junction(self, junction: str, parts: Sequence[Tree]) -> str:
+        names = [self.name(part) for part in parts]
+        if not any(map(self.nullable, parts)):
+            return f" {junction} ".join(names)
+        deciding, other = ("False", "True") if junction == "and" else ("True", "False")
         decided = " or ".join(f"{one} is {deciding}" for one in names)
-        unknown = " or ".join(f"{one} is None" for one in names)
-        return f"{deciding} if {decided} else None if {unknown} else {other}"
+        return (
+            f"{deciding} if {decided} else None if {self.missing(parts)} else {other}"
+        )
+
+
+def _term(factor: int, name: str) -> str:
+    return name if factor == 1 else f"{factor!r} * {name}"

@@ -27,6 +27,7 @@ point of its unit, and no value that its parts can take leaves the 64 bits.
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,8 @@ PLAIN = ("1", 1)  # unit and scale of points and counts
 
 # 20 digits of a metric, its exponent of at most 9 either way, and the scale
 _DECIMALS = Context(prec=60, rounding=ROUND_HALF_UP)
+_LOWEST, _HIGHEST = Decimal(-VALUE_MAX), Decimal(VALUE_MAX)
+_scale = functools.cache(Decimal)  # there are few of them
 COMPARE: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -133,8 +136,8 @@ def fixed_point(value: Decimal, scale: int) -> int:
 
     Raises ArithmeticError where that is no number within ±VALUE_MAX.
     """
-    scaled = _DECIMALS.multiply(value, Decimal(scale))
-    if not -VALUE_MAX <= scaled <= VALUE_MAX:
+    scaled = _DECIMALS.multiply(value, _scale(scale))
+    if not _LOWEST <= scaled <= _HIGHEST:
         raise OverflowError(f"{value} × {scale} is over {VALUE_MAX}")
     return int(scaled.to_integral_value(ROUND_HALF_UP, _DECIMALS))
 

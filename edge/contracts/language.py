@@ -48,6 +48,7 @@ from edge.contracts.program import (
     Step,
     Table,
     Window,
+    parts_of,
 )
 from edge.contracts.toml_text import NAME_LENGTH_MAX, Field, Sheet, duration_of
 from edge.contracts.windows import BUCKETS_MAX, FIELDS, field_symbol
@@ -538,7 +539,7 @@ class _Loader:
                     else self._tables[index].of
                 )
                 continue
-            waiting += _parts_of(tree)
+            waiting += parts_of(tree)
         return True
 
     def _label(self, value: object, field: Field) -> str | None:
@@ -663,7 +664,7 @@ class _Loader:
             tree = waiting.pop()
             if tree[0] == "silent":
                 found.add(tree[1])
-            waiting += _parts_of(tree)
+            waiting += parts_of(tree)
         return frozenset(found)
 
     def _schema(self, rules: list[Rule]) -> bytes:
@@ -676,21 +677,6 @@ class _Loader:
         ]
         names = [[one.name, one.latch, one.on_unknown or ""] for one in rules]
         return hashlib.sha256(cbor.encode([inputs, params, windows, names])).digest()
-
-
-def _parts_of(tree: tuple[object, ...]) -> list[tuple[object, ...]]:
-    """The nodes right below this one."""
-    found: list[tuple[object, ...]] = []
-    for part in tree[1:]:
-        if not isinstance(part, tuple):
-            continue
-        if part and isinstance(part[0], str):
-            found.append(part)
-        elif tree[0] == "sum":
-            found += [one for _, one in part]
-        else:
-            found += part
-    return found
 
 
 def _input_symbol(index: int, item: Input) -> Symbol:

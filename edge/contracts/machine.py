@@ -18,23 +18,24 @@ reading and not for speed; the tests hold the two together.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from edge import cbor
 from edge.contracts import state
 from edge.contracts.actions import ACKNOWLEDGE, PAUSE, RELEASE, SET, Action
 from edge.contracts.expression import literal
-from edge.contracts.program import Contract, Param
+from edge.contracts.program import Contract, Input, Param
 from edge.contracts.running import (
     SUBJECTS_MAX,
     Alarm,
-    Known,
     Running,
     Value,
     number_of,
-    share,
     standing,
     started,
 )
+from edge.contracts.shortcut import EVALUATE, WAKE, Known, Take
 from edge.contracts.state import ACTIVE, IDLE, INHIBITED, LATCHED, NEVER, Subject
 from edge.model import Firing
 
@@ -43,9 +44,28 @@ __all__ = ["SUBJECTS_MAX", "Machine"]
 PLANS_MAX = 256  # remembered combinations of metrics in one reading
 TIMERS_SLACK = 256  # timers, beside two for each subject, before they are rebuilt
 
-# One contract's share of a reading: what it makes known, and unknown, and the shortest
-# freshness of those, before which a subject where all is quiet has nothing new due
-_Share = tuple[Running, list[Known], list[int], int]
+
+class _Share(NamedTuple):
+    """What a reading with certain metrics is to one contract.
+
+    `take` takes the inputs `known`, each (index, its number's place), and `lost` are
+    made unknown. `fresh_ms` is the shortest freshness of those: before it has passed a
+    subject where all is quiet has nothing new due.
+    """
+
+    running: Running
+    by_device: bool
+    take: Take
+    known: tuple[Known, ...]
+    lost: tuple[int, ...]
+    fresh_ms: int
+
+
+class _Plan(NamedTuple):
+    """What is to be done with readings of certain metrics."""
+
+    numbers: list[tuple[int, str, int, str]]  # place, metric, scale, letters
+    shares: list[_Share]
 
 
 class Machine:
@@ -62,7 +82,11 @@ class Machine:
         self._now_ms = 0
         self._timers: list[tuple[int, str, str]] = []  # heap: deadline, name, subject
         self._timers_max = TIMERS_SLACK
-        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Share]] = {}
+        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _Plan] = {}
+        inputs = [item for one in contracts for item in one.inputs]
+        numbers = dict.fromkeys(map(_number, inputs))
+        self._places = {number: place for place, number in enumerate(numbers)}
+        self._numbers = [0] * len(self._places)  # of the reading at hand
 
     @property
     def contracts(self) -> list[Contract]:
@@ -87,33 +111,50 @@ class Machine:
         (store and forward) is for `late`: this takes all as measured now.
         """
         firings = self.advance(received_ms)
-        scaled: dict[tuple[str, int], int] = {}
-        for running, known, lost, fresh_ms in self._plan(values, unknown):
-            key = running.key(device, patient)
+        numbers, shares = self._plan(values, unknown)
+        x, wrong = self._numbers, self._convert(numbers, values)
+        by_patient = None if patient is None else f"patient:{patient}"
+        by_device = f"device:{device}"
+        for running, of_device, take, known, lost, fresh_ms in shares:
+            key = by_device if of_device else by_patient
             if key is None:
                 continue
-            subject = running.admit(key, received_ms, firings)
+            subject = running.subjects.get(key)
             if subject is None:
+                subject = running.admit(key, received_ms, firings)
+                if subject is None:
+                    continue
+            if wrong and (first := _first(known, wrong)):
+                running.fault(subject, received_ms, first, firings)
                 continue
-            begins = False
             try:
-                for index, metric, scale, letters in known:
-                    value = scaled.get((metric, scale))
-                    if value is None:
-                        value = number_of(values[metric], scale, letters)
-                        scaled[metric, scale] = value
-                    begins |= running.take(subject, index, value, received_ms, device)
-            except (ArithmeticError, ValueError) as error:
-                running.fault(subject, received_ms, str(error), firings)
+                todo = take(subject, x, received_ms, device)
+            except Exception as error:  # noqa: BLE001 - as in Running.evaluate
+                detail = f"{type(error).__name__}: {error}"
+                running.fault(subject, received_ms, detail, firings)
                 continue
-            for index in lost:
-                running.lose(subject, index, received_ms, device)
-            busy = running.evaluate(subject, received_ms, firings)
-            if not known and running.is_new(subject):
+            moved = False
+            if todo & EVALUATE or lost:
+                for index in lost:
+                    running.lose(subject, index, received_ms, device)
+                moved = running.evaluate(subject, received_ms, firings)
+            if not known and subject.is_new(running.contract):
                 del running.subjects[key]
-            elif busy or begins or subject.queued_ms > received_ms + fresh_ms:
+            elif moved or todo & WAKE or subject.queued_ms > received_ms + fresh_ms:
                 self._wake(running, subject)
         return firings
+
+    def _convert(
+        self, numbers: list[tuple[int, str, int, str]], values: Mapping[str, Value]
+    ) -> dict[int, str]:
+        """Fill in a reading's numbers; what is wrong with those that are none."""
+        wrong: dict[int, str] = {}
+        for place, metric, scale, letters in numbers:
+            try:
+                self._numbers[place] = number_of(values[metric], scale, letters)
+            except (ArithmeticError, ValueError) as error:
+                wrong[place] = str(error)
+        return wrong
 
     def late(
         self,
@@ -132,20 +173,38 @@ class Machine:
                 firings += running.findings(key, received_ms, values, detail)
         return firings
 
-    def _plan(
-        self, values: Mapping[str, Value], unknown: Collection[str]
-    ) -> list[_Share]:
-        key = (tuple(values), tuple(sorted(unknown)))
+    def _plan(self, values: Mapping[str, Value], unknown: Collection[str]) -> _Plan:
+        key = (tuple(values), tuple(sorted(unknown)) if unknown else ())
         plan = self._plans.get(key)
         if plan is None:
-            plan = [
-                (one, *share(one, values, unknown)) for one in self._running.values()
-            ]
-            plan = [each for each in plan if each[1] or each[2]]
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
-            self._plans[key] = plan
+            plan = self._plans[key] = self._new_plan(values, unknown)
         return plan
+
+    def _new_plan(self, values: Collection[str], unknown: Collection[str]) -> _Plan:
+        places = self._places
+        shares = []
+        for running in self._running.values():
+            inputs = running.contract.inputs
+            lost = [i for i, one in enumerate(inputs) if one.metric in unknown]
+            known = tuple(
+                (index, places[_number(one)])
+                for index, one in enumerate(inputs)
+                if one.metric in values and index not in lost
+            )
+            touched = [*lost, *(index for index, _ in known)]
+            if touched:
+                fresh_ms = min(inputs[index].fresh_ms for index in touched)
+                by_device = running.contract.subject == "device"
+                take = running.taking(known)
+                more = (known, tuple(lost), fresh_ms)
+                shares.append(_Share(running, by_device, take, *more))
+        needed = {place for share in shares for _, place in share.known}
+        numbers = [
+            (place, *number) for number, place in places.items() if place in needed
+        ]
+        return _Plan(numbers, shares)
 
     # ---- Time ----
 
@@ -163,13 +222,15 @@ class Machine:
             running, subject = found
             self._now_ms = at_ms
             subject.queued_ms = NEVER
-            if subject.due_ms(running.contract, at_ms - 1) == at_ms:
+            due_ms = running.due_ms(subject, at_ms - 1)
+            if due_ms == at_ms:
                 subject.expire(running.contract, at_ms)
                 running.evaluate(subject, at_ms, firings)
-                if running.is_new(subject):
+                if subject.is_new(running.contract):
                     del running.subjects[key]
                     continue
-            self._wake(running, subject)
+                due_ms = running.due_ms(subject, at_ms)
+            self._queue(running, subject, due_ms)
         self._now_ms = now_ms
         if len(timers) > self._timers_max:
             self._rebuild_timers()
@@ -191,7 +252,7 @@ class Machine:
             found = self._timer(at_ms, name, key)
             if found is not None:
                 running, subject = found
-                if subject.due_ms(running.contract, self._now_ms) == at_ms:
+                if running.due_ms(subject, self._now_ms) == at_ms:
                     return at_ms
                 subject.queued_ms = NEVER
                 self._wake(running, subject)
@@ -200,7 +261,9 @@ class Machine:
 
     def _wake(self, running: Running, subject: Subject) -> None:
         """Have a timer for the subject when it is due, or before."""
-        due_ms = subject.due_ms(running.contract, self._now_ms)
+        self._queue(running, subject, running.due_ms(subject, self._now_ms))
+
+    def _queue(self, running: Running, subject: Subject, due_ms: int) -> None:
         if due_ms < subject.queued_ms:
             subject.queued_ms = due_ms
             entry = (due_ms, running.contract.name, subject.key)
@@ -210,7 +273,7 @@ class Machine:
         self._timers.clear()
         for running in self._running.values():
             for subject in running.subjects.values():
-                subject.queued_ms = subject.due_ms(running.contract, self._now_ms)
+                subject.queued_ms = running.due_ms(subject, self._now_ms)
                 if subject.queued_ms != NEVER:
                     entry = (subject.queued_ms, running.contract.name, subject.key)
                     self._timers.append(entry)
@@ -244,8 +307,12 @@ class Machine:
                             actor=action.actor,
                         )
                     )
+        subject.settle(running.contract)
         running.evaluate(subject, now_ms, firings)
-        self._wake(running, subject)
+        if subject.is_new(running.contract):
+            del running.subjects[subject.key]
+        else:
+            self._wake(running, subject)
         return firings
 
     def _set(
@@ -350,10 +417,10 @@ class Machine:
 
     def snapshot(self) -> bytes:
         """The whole state (format: state.py), for `restore` into the same contracts."""
-        contracts: list[state.Packed] = []
+        contracts, known = list[state.Packed](), cbor.Encodings()
         for running in self._running.values():
             subjects = sorted(running.subjects.items())
-            packed = [state.pack(subject) for _, subject in subjects]
+            packed: list[object] = [state.pack(one, known) for _, one in subjects]
             contract = running.contract
             head = (contract.name, contract.hash, contract.schema)
             contracts.append((*head, running.refused, packed))
@@ -395,6 +462,16 @@ class Machine:
         if running is None or not running.contract.carry:
             return None
         return running if running.contract.schema == schema else None
+
+
+def _number(item: Input) -> tuple[str, int, str]:
+    """What an input's number is of: inputs where this is equal share it."""
+    return item.metric, item.scale, item.letters
+
+
+def _first(known: Iterable[Known], wrong: Mapping[int, str]) -> str:
+    """What is wrong with the first of these that is no number; "" where all are."""
+    return next((wrong[place] for _, place in known if place in wrong), "")
 
 
 def allowed(param: Param, text: str) -> int | None:

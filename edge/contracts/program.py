@@ -170,3 +170,18 @@ class Contract:
     carry: bool = False
     schema: bytes = b""
     source: str = ""  # the text of its file
+
+
+def parts_of(tree: Tree) -> list[Tree]:
+    """The nodes right below this one."""
+    found: list[Tree] = []
+    for part in tree[1:]:
+        if not isinstance(part, tuple):
+            continue
+        if part and isinstance(part[0], str):
+            found.append(part)
+        elif tree[0] == "sum":
+            found += [one for _, one in part]
+        else:
+            found += part
+    return found

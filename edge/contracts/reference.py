@@ -65,6 +65,7 @@ class _Subject:
         self.reports: list[list[_Report]] = [[] for _ in contract.inputs]
         self.sets: list[list[tuple[int, int]]] = [[] for _ in contract.params]
         self.lives = [_Life() for _ in contract.rules]
+        self.late = False  # only a late reading, which is in no window
 
     # ---- What is known at a time ----
 
@@ -95,19 +96,22 @@ class _Subject:
         return bool(reports) and at_ms - reports[-1].at_ms > fresh_ms
 
     def param(self, index: int, at_ms: int) -> int | None:
-        param = self.contract.params[index]
-        if self.sets[index]:
-            set_ms, value = self.sets[index][-1]
-            if not param.expires_ms or at_ms < set_ms + param.expires_ms:
-                return value
-        return param.default
+        if self.is_set(index, at_ms):
+            return self.sets[index][-1][1]
+        return self.contract.params[index].default
+
+    def is_set(self, index: int, at_ms: int) -> bool:
+        expires_ms = self.contract.params[index].expires_ms
+        sets = self.sets[index]
+        return bool(sets) and (not expires_ms or at_ms < sets[-1][0] + expires_ms)
 
     def field(self, window: Window, name: str, at_ms: int) -> int | None:
         newest = at_ms // window.bucket_ms
         buckets: dict[int, list[_Report]] = {}
         for one in self.reports[window.input]:
             number = one.at_ms // window.bucket_ms
-            if one.value is not None and newest - window.count < number <= newest:
+            inside = newest - window.count < number <= newest and not self.late
+            if one.value is not None and inside:
                 buckets.setdefault(number, []).append(one)
         samples = [one for each in buckets.values() for one in each]
         values = [one.value for one in samples if one.value is not None]
@@ -140,6 +144,22 @@ class _Subject:
         if passed_ms < window.bucket_ms:
             return None
         return int(Fraction(change * 3_600_000, passed_ms))  # toward zero
+
+    def is_forgotten(self, at_ms: int) -> bool:
+        """Whether nothing of it matters any more: it is as if it had never been."""
+        contract = self.contract
+        stale = all(self.held(i, at_ms) is None for i in range(len(contract.inputs)))
+        empty = not any(self.field(one, "count", at_ms) for one in contract.windows)
+        unset = not any(self.is_set(i, at_ms) for i in range(len(contract.params)))
+        unheard = not any(self.reports[index] for index in contract.silents)
+        idle = all(
+            life.phase == "idle"
+            and life.paused_ms is None
+            and not life.known_once
+            and not (rule.max_rate and life.starts)
+            for rule, life in zip(contract.rules, self.lives, strict=True)
+        )
+        return stale and empty and unset and unheard and idle
 
     # ---- Expressions ----
 
@@ -263,7 +283,7 @@ class _Subject:
             elif not covered and life.phase == "inhibited":
                 life.phase = "active"
                 fire("start")
-        elif life.phase == "latched" and holds:
+        elif life.phase == "latched" and holds and not covered:
             self._start(rule, life, at_ms, fired)
         if life.phase == "pending":
             could = self.truth(rule.when.tree, at_ms, held=True)
@@ -439,6 +459,7 @@ class Reference:
             if key is None:
                 continue
             alone = _Subject(key, contract)
+            alone.late = True
             known = self._subjects.get((contract.name, key))
             if known is not None:
                 alone.sets = known.sets
@@ -487,6 +508,8 @@ class Reference:
                 fired += self._set(contract, now_ms, action)
             elif (contract.name, action.subject) in self._subjects:
                 subject = self._subjects[contract.name, action.subject]
+                if subject.is_forgotten(now_ms):
+                    continue
                 fired += self._touch(subject, now_ms, action)
                 fired += subject.evaluate(now_ms)
         return fired

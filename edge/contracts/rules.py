@@ -11,7 +11,7 @@
 UNKNOWN neither starts nor ends anything. A PENDING rule outlives an UNKNOWN only while
 the last usable samples, none older than their `fresh`, still make it TRUE; to get READY
 it must be TRUE itself at that moment. LATCHED ends by a person's release, or is ACTIVE
-again.
+again where no inhibitor is.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def step(
     if now.phase in (ACTIVE, INHIBITED):
         _go_on(turn, rule, index, now, over=over)
     elif now.phase == LATCHED:
-        if holds:
+        if holds and not _inhibited(turn, rule):
             _start(turn, rule, index, now)
     else:
         _approach(turn, rule, index, now, holds, over=over)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from edge.contracts.compiled import Evaluate, compile_rules, compile_shown
 from edge.contracts.expression import fixed_point
 from edge.contracts.program import Contract, Rule
 from edge.contracts.rules import Turn, step, step_unknown
+from edge.contracts.shortcut import (
+    EVALUATE,
+    WAKE,
+    Due,
+    Known,
+    Look,
+    Take,
+    compile_due,
+    compile_look,
+    compile_take,
+)
 from edge.contracts.state import (
     ACTIVE,
     IDLE,
@@ -25,6 +37,7 @@ from edge.contracts.state import (
 from edge.model import Firing
 
 SUBJECTS_MAX = 1_024  # of one contract
+TAKES_MAX = 64  # compiled combinations of inputs in one reading
 FAULT, SUBJECTS = "fault", "subjects"  # rules of the machine's own firings
 Value = Decimal | str  # of a metric that is a letter
 
@@ -63,14 +76,16 @@ class Running:
         self.contract = contract
         self.subjects: dict[str, Subject] = {}
         self.refused: str | None = None
-        self._windows = [  # of each input
-            [(n, one) for n, one in enumerate(contract.windows) if one.input == index]
-            for index in range(len(contract.inputs))
-        ]
         self._rules = [
-            (2 * index, index, rule, rule.on_unknown is None)
+            (
+                *(2 * index, index, rule, rule.on_unknown is None),
+                not rule.inhibited_by and not rule.escalate,
+            )
             for index, rule in enumerate(contract.rules)
         ]
+        self._takes: dict[tuple[Known, ...], Take] = {}
+        self.due_ms: Due = compile_due(contract)
+        self._look: Look = compile_look(contract)
         self._evaluate: Evaluate = compile_rules(contract)
         self._show = [compile_shown(contract, rule) for rule in contract.rules]
 
@@ -99,17 +114,36 @@ class Running:
         subject = self.subjects[key] = Subject(key, self.contract)
         return subject
 
-    def take(
-        self, subject: Subject, index: int, value: int, at_ms: int, device: str
-    ) -> bool:
-        """A usable sample of an input; whether a window begins with it."""
-        subject.values[index] = subject.held[index] = value
-        subject.at_ms[index] = subject.heard_ms[index] = at_ms
-        subject.devices[index] = device
-        begins = False
-        for number, window in self._windows[index]:
-            begins |= subject.samples[number].add(window, value, at_ms)
-        return begins
+    def taking(self, known: tuple[Known, ...]) -> Take:
+        """What takes the samples of readings that make these inputs known.
+
+        A device that always sends another set must not have us compile for ever.
+        """
+        found = self._takes.get(known)
+        if found is None:
+            if len(self._takes) >= TAKES_MAX:
+                return partial(self._take, known)
+            found = self._takes[known] = compile_take(self.contract, known)
+        return found
+
+    def _take(
+        self,
+        known: tuple[Known, ...],
+        subject: Subject,
+        numbers: Sequence[int],
+        at_ms: int,
+        device: str,
+    ) -> int:
+        """Like what `taking` gives; that there is nothing to do it never says."""
+        for index, place in known:
+            value = numbers[place]
+            subject.values[index] = subject.held[index] = value
+            subject.at_ms[index] = subject.heard_ms[index] = at_ms
+            subject.devices[index] = device
+            for number, window in enumerate(self.contract.windows):
+                if window.input == index:
+                    subject.samples[number].add(window, value, at_ms)
+        return EVALUATE | WAKE
 
     def lose(self, subject: Subject, index: int, at_ms: int, device: str) -> None:
         """A device says that it cannot tell; another's value stays."""
@@ -117,56 +151,59 @@ class Running:
         if subject.devices[index] == device:
             subject.values[index] = None
 
-    def is_new(self, subject: Subject) -> bool:
-        """Whether nothing would be lost by forgetting the subject."""
-        return subject.is_new(self.contract)
-
     # ---- Evaluation ----
 
     def evaluate(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
-        """Bring every rule up to date; whether anything but a quiet look was needed.
+        """Bring every rule up to date; False where all stays as it is.
 
         A mistake in one contract's evaluation must not silence the other contracts.
         """
+        moved = False
         try:
-            busy = self._step_all(subject, at_ms, firings)
+            if not self._look(subject, at_ms):
+                moved = self._step_all(subject, at_ms, firings)
         except Exception as error:  # noqa: BLE001 - whatever it is, see above
             self.fault(subject, at_ms, f"{type(error).__name__}: {error}", firings)
             return True
         if subject.faulted:
             subject.faulted = False
+            subject.settle(self.contract)
             firings.append(self.own(FAULT, "end", subject.key, at_ms))
-        return busy
+            return True
+        return moved
 
     def _step_all(self, subject: Subject, at_ms: int, firings: list[Firing]) -> bool:
         results = self._results(subject, subject.values, at_ms)
         turn: Turn | None = None
         states = subject.rules
-        for at, index, rule, untold in self._rules:
+        for at, index, rule, untold, plain in self._rules:
             holds, now = results[at], states[index]
-            if (
-                not holds
-                and now.phase == IDLE
-                and now.paused_ms < 0
-                and (
-                    untold
-                    or (holds is not None and now.known_once and now.unknown_ms < 0)
-                )
+            if now.paused_ms < 0 and (
+                untold or (holds is not None and now.known_once and now.unknown_ms < 0)
             ):
-                continue  # nearly always, so it is looked at first
+                if now.phase == IDLE:
+                    if not holds:
+                        continue
+                elif plain and now.phase == ACTIVE:
+                    ends = results[at + 1] if rule.rearm else holds is False
+                    if holds or not ends:
+                        continue
             if turn is None:
                 turn = self._turn(subject, at_ms, firings)
             step(turn, rule, index, holds, results[at + 1])
             if rule.on_unknown is not None:
                 step_unknown(turn, rule, index, holds is None)
-        return turn is not None
+        if turn is None:
+            return False
+        subject.settle(self.contract)
+        return True
 
     def _results(
         self, subject: Subject, values: list[int | None], at_ms: int
     ) -> tuple[Any, ...]:
-        contract = self.contract
-        silent = subject.silent(contract, at_ms) if contract.silents else ()
-        return self._evaluate(values, subject.params, silent, subject.samples)
+        return self._evaluate(
+            values, subject.params, subject.heard_ms, subject.samples, at_ms
+        )
 
     def _turn(self, subject: Subject, at_ms: int, firings: list[Firing]) -> Turn:
         held: list[tuple[Any, ...]] = []
@@ -240,9 +277,9 @@ class Running:
         contract, rule = self.contract, self.contract.rules[index]
         values = {contract.inputs[i].name: subject.values[i] for i in rule.inputs}
         if rule.show:
-            silent = subject.silent(contract, at_ms)
             shown = self._show[index](
-                subject.values, subject.params, silent, subject.samples
+                *(subject.values, subject.params, subject.heard_ms),
+                *(subject.samples, at_ms),
             )
             for one, value in zip(rule.show, shown, strict=True):
                 values[one.name] = None if value is None else int(value)
@@ -365,26 +402,3 @@ def _state_of(now: RuleState) -> AlarmState:
     if now.phase == LATCHED:
         return AlarmState.LATCHED
     return AlarmState.ESCALATED if now.steps else AlarmState.ACTIVE
-
-
-# One contract's share of a reading: its inputs that it makes known, and unknown
-Known = tuple[int, str, int, str]  # index, metric, scale, letters
-
-
-def share(
-    running: Running, values: Collection[str], unknown: Collection[str]
-) -> tuple[list[Known], list[int], int]:
-    """The inputs of a contract that metrics of these names make known and unknown.
-
-    And the shortest freshness among them.
-    """
-    known: list[Known] = []
-    lost: list[int] = []
-    for index, item in enumerate(running.contract.inputs):
-        if item.metric in unknown:
-            lost.append(index)
-        elif item.metric in values:
-            known.append((index, item.metric, item.scale, item.letters))
-    touched = [*lost, *(index for index, *_ in known)]
-    fresh_ms = min((running.contract.inputs[i].fresh_ms for i in touched), default=0)
-    return known, lost, fresh_ms

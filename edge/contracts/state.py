@@ -30,7 +30,7 @@ SNAPSHOT_VERSION, SNAPSHOT_BEFORE = 2, 1
 # READY: `for` is met, and it waits for its delay, an inhibitor or its rate
 IDLE, PENDING, ACTIVE, READY, LATCHED, INHIBITED = range(6)
 NEVER = 2**63
-_BUCKET_ITEMS = 9
+_RULE_ITEMS, _BUCKET_ITEMS = 10, 9
 
 T = TypeVar("T")
 
@@ -74,7 +74,11 @@ class RuleState:
 
 
 class Subject:
-    """One contract's state for one patient or device."""
+    """One contract's state for one patient or device.
+
+    `quiet` says that nothing is to be done for a rule that is not TRUE (and, with
+    `on_unknown`, not UNKNOWN): it follows from the rest by `settle`.
+    """
 
     __slots__ = (
         "at_ms",
@@ -85,6 +89,7 @@ class Subject:
         "key",
         "params",
         "queued_ms",
+        "quiet",
         "rules",
         "samples",
         "set_ms",
@@ -104,6 +109,8 @@ class Subject:
         self.set_ms = [-1] * len(contract.params)  # when somebody set it
         self.samples = [Samples() for _ in contract.windows]
         self.faulted = False
+        self.quiet = False
+        self.settle(contract)
         self.queued_ms = NEVER  # its timer: never after what is due, maybe before
 
     def is_new(self, contract: Contract) -> bool:
@@ -117,19 +124,19 @@ class Subject:
             and not any(one.buckets for one in self.samples)
         )
 
-    def silent(self, contract: Contract, at_ms: int) -> list[bool]:
-        """Of each input, whether it was heard of and not within its freshness."""
-        return [
-            heard >= 0 and at_ms - heard > item.fresh_ms
-            for heard, item in zip(self.heard_ms, contract.inputs, strict=True)
-        ]
+    def settle(self, contract: Contract) -> None:
+        """Work out `quiet`, after anything but `take` may have changed a rule."""
+        self.quiet = not self.faulted and all(
+            state.phase == IDLE
+            and state.paused_ms < 0
+            and (rule.on_unknown is None or (state.known_once and state.unknown_ms < 0))
+            for rule, state in zip(contract.rules, self.rules, strict=True)
+        )
 
     def expire(self, contract: Contract, at_ms: int) -> None:
         """Forget what is too old at `at_ms`: samples, set params, buckets."""
         for index, item in enumerate(contract.inputs):
-            if self.held[index] is None:
-                continue
-            if at_ms - self.at_ms[index] > item.fresh_ms:
+            if 0 <= self.at_ms[index] < at_ms - item.fresh_ms:
                 self.values[index] = self.held[index] = None
                 self.at_ms[index], self.devices[index] = -1, ""
         for index, param in enumerate(contract.params):
@@ -139,35 +146,9 @@ class Subject:
         for window, samples in zip(contract.windows, self.samples, strict=True):
             samples.expire(window, at_ms)
 
-    def due_ms(self, contract: Contract, after_ms: int) -> int:
-        """When it next changes with no reading; NEVER if it does not.
-
-        What fell due at or before `after_ms` has been looked at and is not due.
-        """
-        due_ms = NEVER
-        for index, item in enumerate(contract.inputs):
-            if self.held[index] is not None:
-                due_ms = min(due_ms, self.at_ms[index] + item.fresh_ms + 1)
-        for index in contract.silents:
-            heard_ms = self.heard_ms[index]
-            silent_ms = heard_ms + contract.inputs[index].fresh_ms + 1
-            if heard_ms >= 0 and silent_ms > after_ms:
-                due_ms = min(due_ms, silent_ms)
-        for set_ms, param in zip(self.set_ms, contract.params, strict=True):
-            if param.expires_ms and set_ms >= 0:
-                due_ms = min(due_ms, set_ms + param.expires_ms)
-        for window, samples in zip(contract.windows, self.samples, strict=True):
-            due_ms = min(due_ms, samples.due_ms(window) or NEVER)
-        for rule, state in zip(contract.rules, self.rules, strict=True):
-            for one in _rule_due(rule, state):
-                if after_ms < one < due_ms:
-                    due_ms = one
-            if state.unknown_ms >= 0 and not state.lost:
-                due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
-        return due_ms
-
     def clear(self) -> None:
         """Forget inputs and what is pending; what is active or set stays."""
+        self.quiet = False
         count = len(self.held)
         self.values, self.held = [None] * count, [None] * count
         self.at_ms, self.devices = [-1] * count, [""] * count
@@ -180,8 +161,23 @@ class Subject:
                 state.unknown_ms = -1
 
 
+def rules_due_ms(subject: Subject, contract: Contract, after_ms: int) -> int:
+    """When a rule next has to be looked at, with no reading; NEVER if not."""
+    due_ms = NEVER
+    for rule, state in zip(contract.rules, subject.rules, strict=True):
+        if state.phase != IDLE or state.paused_ms >= 0:
+            for one in _rule_due(rule, state):
+                if after_ms < one < due_ms:
+                    due_ms = one
+        if state.unknown_ms >= 0 and not state.lost:
+            due_ms = min(due_ms, state.unknown_ms + rule.fresh_ms + 1)
+    return due_ms
+
+
 def _rule_due(rule: Rule, state: RuleState) -> list[int]:
     """The times at which a rule has to be looked at again."""
+    if state.phase == ACTIVE and state.paused_ms < 0 and not rule.escalate:
+        return []  # as long as an alarm lasts
     found = [state.paused_ms]
     if state.phase == PENDING:
         found.append(state.since_ms + rule.for_ms)
@@ -229,26 +225,61 @@ def decode(data: bytes) -> tuple[int, list[Packed]]:
     return _of(int, fields[1]), contracts
 
 
-def pack(subject: Subject) -> object:
-    """A subject as CBOR has it."""
-    inputs: list[object] = []
+def pack(subject: Subject, known: cbor.Encodings) -> cbor.Encoded:
+    """A subject as CBOR has it; `known` may be shared by all of a snapshot."""
+    inputs: list[int | str | None] = []
     columns = (
         *(subject.values, subject.held, subject.at_ms),
         *(subject.devices, subject.heard_ms),
     )
     for row in zip(*columns, strict=True):
         inputs += row
-    rules: list[object] = []
-    for one in subject.rules:
-        rules += (one.phase, one.since_ms, one.known_once, one.unknown_ms, one.lost)
-        rules += (one.acked_by, one.lost_acked_by, one.steps, one.paused_ms)
-        rules.append(list(one.starts))
-    params: list[object] = []
+    rules = [cbor.array_head(_RULE_ITEMS * len(subject.rules))]
+    rules += map(_rule, subject.rules)
+    params: list[int | None] = []
     for value, set_ms in zip(subject.params, subject.set_ms, strict=True):
         params += (value, set_ms)
-    windows = [[_bucket(one) for one in each.buckets] for each in subject.samples]
-    flat = [[number for bucket in each for number in bucket] for each in windows]
-    return [subject.key, subject.faulted, inputs, rules, params, flat]
+    windows = [
+        known.array([number for one in each.buckets for number in _bucket(one)])
+        for each in subject.samples
+    ]
+    parts = (known.array(inputs), b"".join(rules), known.array(params))
+    head = [cbor.array_head(6), known[subject.key], cbor.encode(subject.faulted)]
+    return cbor.Encoded(
+        b"".join([*head, *parts, cbor.array_head(len(windows)), *windows])
+    )
+
+
+def _rule(one: RuleState) -> bytes:
+    """The items of a rule; nearly always it is idle and nothing is to be said of it."""
+    if (
+        one.phase == IDLE
+        and one.since_ms < 0
+        and one.unknown_ms < 0
+        and one.paused_ms < 0
+        and not (one.lost or one.starts or one.steps)
+        and not (one.acked_by or one.lost_acked_by)
+    ):
+        return _IDLE_RULE[one.known_once]
+    return _rule_items(one)
+
+
+def _rule_items(one: RuleState) -> bytes:
+    items = (
+        *(one.phase, one.since_ms, one.known_once, one.unknown_ms, one.lost),
+        *(one.acked_by, one.lost_acked_by, one.steps, one.paused_ms),
+        list(one.starts),
+    )
+    return b"".join(map(cbor.encode, items))
+
+
+def _idle_rule(*, known_once: bool) -> bytes:
+    state = RuleState()
+    state.known_once = known_once
+    return _rule_items(state)
+
+
+_IDLE_RULE = (_idle_rule(known_once=False), _idle_rule(known_once=True))
 
 
 def _bucket(one: Bucket) -> list[int]:
@@ -271,16 +302,17 @@ def unpack(packed: object, contract: Contract) -> Subject:
         value, held, at_ms, device, *heard = flat[width * index : width * (index + 1)]
         subject.values[index] = None if value is None else _of(int, value)
         subject.held[index] = None if held is None else _of(int, held)
-        subject.at_ms[index] = _of(int, at_ms)
+        subject.at_ms[index] = -1 if held is None else _of(int, at_ms)
         subject.devices[index] = _of(str, device)
         subject.heard_ms[index] = _of(int, heard[0] if heard else at_ms)
-    width = 5 if before else 10
+    width = 5 if before else _RULE_ITEMS
     flat = _row(rules, width * len(contract.rules))
     for index, state in enumerate(subject.rules):
         _unpack_rule(state, flat[width * index : width * (index + 1)])
     if more:
         _unpack_params(subject, more[0], contract)
         _unpack_windows(subject, more[1], contract)
+    subject.settle(contract)
     return subject
 
 

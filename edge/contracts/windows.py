@@ -16,6 +16,8 @@ or none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edge.contracts import mkt
 from edge.contracts.expression import Symbol
 from edge.contracts.program import Tree, Window
@@ -48,9 +50,9 @@ def field_symbol(window: Window, field: str, source: Symbol, tree: Tree) -> Symb
 
 def nearest(total: int, count: int) -> int:
     """total / count, a half away from zero."""
-    whole, rest = divmod(abs(total), count)
-    whole += 2 * rest >= count
-    return whole if total >= 0 else -whole
+    if total >= 0:
+        return (2 * total + count) // (2 * count)
+    return -((count - 2 * total) // (2 * count))
 
 
 class Bucket:
@@ -73,45 +75,47 @@ class Bucket:
         self.low = self.high = self.first = self.last = value
         self.first_ms = self.last_ms = at_ms
 
-    def add(self, value: int, at_ms: int) -> None:
-        """One more sample."""
-        if self.count >= BUCKET_SAMPLES_MAX:
-            return
-        self.count += 1
-        self.total += value
-        if value < self.low:  # quicker than min() and max(), once a sample
-            self.low = value
-        elif value > self.high:
-            self.high = value
-        self.last, self.last_ms = value, at_ms
-
 
 class Samples:
-    """A window's buckets for one subject, oldest first, and the sums over them."""
+    """A window's buckets for one subject, oldest first, and the sums over them.
 
-    __slots__ = ("_weighed", "_weights", "buckets", "count", "total")
+    A bucket that another follows does not change any more. So `weights` are those of
+    all buckets but the newest, and `low` and `high` those of all, the newest as it was
+    then; each is None until a field asks for it.
+    """
+
+    __slots__ = ("buckets", "count", "high", "low", "total", "weights")
 
     def __init__(self) -> None:
         self.buckets: list[Bucket] = []
         self.count = 0
         self.total = 0
-        self._weights = 0  # of all buckets but the newest, whose number is:
-        self._weighed: int | None = None
+        self.low: int | None = None
+        self.high: int | None = None
+        self.weights: int | None = None
 
     def add(self, window: Window, value: int, at_ms: int) -> bool:
         """Take a usable sample; whether the window was empty before."""
         number = at_ms // window.bucket_ms
-        if self.buckets and self.buckets[0].number <= number - window.count:
+        buckets = self.buckets
+        if buckets and buckets[-1].number == number:
+            newest = buckets[-1]
+            if newest.count < BUCKET_SAMPLES_MAX:
+                newest.count += 1
+                newest.total += value
+                if value < newest.low:  # quicker than min() and max(), once a sample
+                    newest.low = value
+                elif value > newest.high:
+                    newest.high = value
+                newest.last, newest.last_ms = value, at_ms
+                self.count += 1
+                self.total += value
+            return False
+        if buckets and buckets[0].number <= number - window.count:
             self.expire(window, at_ms)
-        empty = not self.buckets
-        newest = None if empty else self.buckets[-1]
-        if newest is not None and newest.number == number:
-            if newest.count >= BUCKET_SAMPLES_MAX:
-                return False
-            newest.add(value, at_ms)
-        else:
-            self.buckets.append(Bucket(number, value, at_ms))
-            self._weighed = None
+        empty = not buckets
+        buckets.append(Bucket(number, value, at_ms))
+        self.low = self.high = self.weights = None
         self.count += 1
         self.total += value
         return empty
@@ -126,52 +130,97 @@ class Samples:
             gone += 1
         if gone:
             del self.buckets[:gone]
-            self._weighed = None
+            self.low = self.high = self.weights = None
         return bool(gone)
 
-    def due_ms(self, window: Window) -> int | None:
-        """When the oldest bucket leaves the window."""
-        if not self.buckets:
-            return None
-        return (self.buckets[0].number + window.count) * window.bucket_ms
 
-    def value(self, window: Window, field: str) -> int | None:
-        """A field of the window, None for UNKNOWN."""
-        buckets = self.buckets
-        if field == "count":
-            return self.count
-        if field == "filled":
-            return len(buckets)
-        if not buckets or len(buckets) < window.filled:
-            return None
-        match field:
-            case "sum":
-                return self.total
-            case "min":
-                return min(one.low for one in buckets)
-            case "max":
-                return max(one.high for one in buckets)
-            case "mean":
-                return nearest(self.total, self.count)
-            case "mkt":
-                return self._mkt()
-        oldest, newest = buckets[0], buckets[-1]
-        change = newest.last - oldest.first
-        if field == "change":
-            return change
-        passed_ms = newest.last_ms - oldest.first_ms
-        if passed_ms < window.bucket_ms:
-            return None
-        rate = abs(change) * HOUR_MS // passed_ms
-        return rate if change >= 0 else -rate
+# ---- The fields: (samples, window) -> the value, None for UNKNOWN ----
 
-    def _mkt(self) -> int:
-        newest = self.buckets[-1]
-        if self._weighed != newest.number:  # once a bucket: the others do not change
-            self._weights = sum(_weight(one) for one in self.buckets[:-1])
-            self._weighed = newest.number
-        return mkt.temperature(self._weights + _weight(newest), len(self.buckets))
+Reader = Callable[[Samples, Window], int | None]
+
+
+def reader(field: str) -> Reader:
+    """What reads a field of a window."""
+    return _READERS[field]
+
+
+def _count(samples: Samples, _: Window) -> int:
+    return samples.count
+
+
+def _filled(samples: Samples, _: Window) -> int:
+    return len(samples.buckets)
+
+
+def _sum(samples: Samples, window: Window) -> int | None:
+    if len(samples.buckets) < (window.filled or 1):
+        return None
+    return samples.total
+
+
+def _mean(samples: Samples, window: Window) -> int | None:
+    if len(samples.buckets) < (window.filled or 1):
+        return None
+    return nearest(samples.total, samples.count)
+
+
+def _min(samples: Samples, window: Window) -> int | None:
+    buckets = samples.buckets
+    if len(buckets) < (window.filled or 1):
+        return None
+    if samples.low is None:
+        samples.low = min(one.low for one in buckets)  # with the newest: it only falls
+    return min(samples.low, buckets[-1].low)
+
+
+def _max(samples: Samples, window: Window) -> int | None:
+    buckets = samples.buckets
+    if len(buckets) < (window.filled or 1):
+        return None
+    if samples.high is None:
+        samples.high = max(one.high for one in buckets)
+    return max(samples.high, buckets[-1].high)
+
+
+def _change(samples: Samples, window: Window) -> int | None:
+    buckets = samples.buckets
+    if len(buckets) < (window.filled or 1):
+        return None
+    return buckets[-1].last - buckets[0].first
+
+
+def _rate(samples: Samples, window: Window) -> int | None:
+    change = _change(samples, window)
+    if change is None:
+        return None
+    passed_ms = samples.buckets[-1].last_ms - samples.buckets[0].first_ms
+    if passed_ms < window.bucket_ms:
+        return None
+    rate = abs(change) * HOUR_MS // passed_ms
+    return rate if change >= 0 else -rate
+
+
+def _mkt(samples: Samples, window: Window) -> int | None:
+    buckets = samples.buckets
+    if len(buckets) < (window.filled or 1):
+        return None
+    if samples.weights is None:
+        samples.weights = sum(_weight(one) for one in buckets[:-1])
+    return mkt.temperature(samples.weights + _weight(buckets[-1]), len(buckets))
 
 
 def _weight(bucket: Bucket) -> int:
     return mkt.weight(nearest(bucket.total, bucket.count))
+
+
+_READERS: dict[str, Reader] = {
+    "sum": _sum,
+    "min": _min,
+    "max": _max,
+    "mean": _mean,
+    "count": _count,
+    "change": _change,
+    "rate": _rate,
+    "mkt": _mkt,
+    "filled": _filled,
+}

@@ -227,3 +227,13 @@ def test_a_truncated_item_is_refused(item: object, missing: int) -> None:
     encoded = cbor.encode(item)
     with pytest.raises(RejectError):
         cbor.decode(encoded[:-missing])
+
+
+def test_an_array_of_what_comes_again_is_encoded_like_any_array() -> None:
+    """Also one of items that are encoded already, and of more than 23."""
+    items: list[int | str | None] = [0, 1, -1, None, "", "a", 2**40, 1, None, "a"] * 3
+    known = cbor.Encodings()
+    assert known.array(items) == cbor.encode(items)
+    assert known.array([]) == cbor.encode([])
+    encoded = [cbor.Encoded(cbor.encode(one)) for one in items]
+    assert cbor.encode(encoded) == cbor.encode(items)

@@ -607,6 +607,7 @@ def test_a_mistake_in_evaluation_stays_with_its_contract(
     monkeypatch.setattr(
         running, "compile_rules", lambda one: broken if one is bad else compiled(one)
     )
+    monkeypatch.setattr(running, "compile_look", lambda _: lambda *_: False)
     machine = Machine([bad, good])
     firings: list[Firing] = []
     for second in range(0, 20, 5):
