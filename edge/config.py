@@ -26,6 +26,9 @@ ORIGIN_PATTERN = re.compile(r"[A-Za-z0-9._/-]{1,128}")
 ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
 RETENTION_DAYS_MAX = 36_500
+BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883}
+BROKER_TOPICS_MAX = 32
+CLIENT_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,23}")  # what every broker takes
 MASTER_SOURCES = ("file", "credential", "passphrase")
 
 
@@ -69,6 +72,21 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
+class Broker:
+    """A clinic's own MQTT broker, and who we are to it (docs/mqtt.md section 7)."""
+
+    host: str
+    port: int
+    tls: bool
+    topics: tuple[str, ...]
+    client_id: str
+    version: str  # "5" or "3.1.1"
+    user: str | None = None
+    password: Path | None = None  # a 0600 file
+    ca: Path | None = None  # PEM; the system's authorities without it
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration says, checked, with the defaults filled in."""
 
@@ -89,6 +107,7 @@ class Settings:
     retention: Retention = Retention()
     watchdog: Path | None = None
     webhook: Webhook | None = None
+    broker: Broker | None = None
 
 
 class _Table:
@@ -210,6 +229,58 @@ def _web_address(value: object) -> str:
     return text
 
 
+def _broker_address(value: object) -> tuple[str, int, bool]:
+    """(host, port, whether over TLS) of mqtts://HOST:PORT, mqtt:// to this machine."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no broker's address: {error}") from None
+    if parts.scheme not in BROKER_PORTS or not host or parts.username or parts.path:
+        raise ValueError(f"{text!r} is not mqtts://HOST:PORT")
+    if parts.scheme == "mqtt" and not _is_own(host):
+        raise ValueError(f"{host} is another machine: mqtts is needed")
+    return host, port or BROKER_PORTS[parts.scheme], parts.scheme == "mqtts"
+
+
+def _is_own(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _topic_filters(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or len(value) > BROKER_TOPICS_MAX:
+        raise ValueError(f"must be a list of 1 to {BROKER_TOPICS_MAX} topic filters")
+    found = tuple(map(_text, value))
+    for one in found:
+        levels = one.split("/")
+        if "#" in levels[:-1] or any(
+            ("+" in level or "#" in level) and len(level) > 1 for level in levels
+        ):
+            raise ValueError(f"{one!r} is no topic filter")
+    return found
+
+
+def _broker(table: _Table, path: Callable[[object], Path]) -> Broker | None:
+    address = table.get("url", None, _broker_address)
+    topics = table.get("topics", ("iomt/v1/+/+",), _topic_filters)
+    client_id = table.get(
+        "client_id", "iomt-gateway", _pattern(CLIENT_ID_PATTERN, "a client id")
+    )
+    version = table.get("version", "5", _one_of(dict.fromkeys(("5", "3.1.1"))))
+    user = table.get("user", None, _text)
+    password = table.get("password", None, path)
+    ca = table.get("ca", None, path)
+    if address is None:
+        return None
+    host, port, tls = address
+    return Broker(host, port, tls, topics, client_id, version, user, password, ca)
+
+
 def _listen(value: object) -> Address:
     """HOST:PORT; only loopback, because plain text leaves the machine otherwise."""
     host, _, port_text = _text(value).rpartition(":")
@@ -247,6 +318,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         "watchdog",
         "alerts",
         "mqtt",
+        "broker",
         "ble",
         "web",
         "contracts",
@@ -286,6 +358,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         opened["retention"].get("events_days", None, days),
     )
     mqtt = opened["mqtt"].get("listen", None, _listen)
+    broker = _broker(opened["broker"], path)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
     web = opened["web"].get("listen", None, _listen)
@@ -314,6 +387,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         retention=retention,
         watchdog=watchdog,
         webhook=Webhook(url, secret) if url and secret else None,
+        broker=broker,
     )
 
 
@@ -358,6 +432,15 @@ data   = "data"                   # database, tiles; relative to this file
 
 [mqtt]
 listen = "127.0.0.1:1883"         # plain text: loopback only
+
+[broker]                          # a broker of the clinic's own: docs/mqtt.md section 7
+# url = "mqtts://broker.example:8883"      # plain mqtt:// on loopback only
+# topics = ["iomt/v1/+/+"]
+# user = "iomt"
+# password = "data/keys/broker.password"   # 0600
+# ca = "clinic-ca.pem"            # the system's authorities without it
+# client_id = "iomt-gateway"      # the session that the broker keeps for us
+# version = "5"                   # or "3.1.1"
 
 [ble]
 enabled = false
