@@ -91,6 +91,10 @@ static int flash_write(void *context, uint32_t address, const uint8_t *from, uin
         if (cut)
             longjmp(bench.power_lost, 1);
     }
+    if (bench.write_lies) {
+        bench.write_lies = false;
+        return -1;
+    }
     return 0;
 }
 
@@ -332,6 +336,10 @@ static int32_t link_send(void *context, const uint8_t *from, uint32_t size)
         uint32_t part = rig_random(40);
 
         size = part < size ? part : size;
+    }
+    if (bench.room != 0) {
+        size = size < bench.room - 1 ? size : bench.room - 1;
+        bench.room -= size;
     }
     memcpy(bench.from_device + bench.from_device_size, from, size);
     bench.from_device_size += size;
