@@ -11,13 +11,16 @@ import contextlib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from edge.errors import ConfigurationError
+from edge.devices.mapped import DEVICE_LEVEL, Field, Mapping, Rule, check_rule
+from edge.errors import ConfigurationError, RejectError
+from edge.model import is_name
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -26,6 +29,7 @@ ORIGIN_PATTERN = re.compile(r"[A-Za-z0-9._/-]{1,128}")
 ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
 RETENTION_DAYS_MAX = 36_500
+MAPPINGS_MAX = 64
 BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883}
 BROKER_TOPICS_MAX = 32
 CLIENT_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,23}")  # what every broker takes
@@ -108,12 +112,13 @@ class Settings:
     watchdog: Path | None = None
     webhook: Webhook | None = None
     broker: Broker | None = None
+    mappings: tuple[Mapping, ...] = ()
 
 
 class _Table:
     """One section of the file; remembers which keys were asked for."""
 
-    def __init__(self, name: str, table: Mapping[str, object], report: _Report) -> None:
+    def __init__(self, name: str, table: Table[str, object], report: _Report) -> None:
         self._name, self._table, self._report = name, table, report
         self._known: set[str] = set()
 
@@ -192,7 +197,7 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
-def _one_of(names: Mapping[str, object]) -> Callable[[object], str]:
+def _one_of(names: Table[str, object]) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in names:
             raise ValueError(f"must be one of {', '.join(map(repr, names))}")
@@ -263,6 +268,49 @@ def _topic_filters(value: object) -> tuple[str, ...]:
         ):
             raise ValueError(f"{one!r} is no topic filter")
     return found
+
+
+def _mappings(value: object) -> tuple[Mapping, ...]:
+    """The [[mqtt.mapping]] tables (docs/wire-format.md section 5)."""
+    if not isinstance(value, list) or len(value) > MAPPINGS_MAX:
+        raise ValueError(f"must be at most {MAPPINGS_MAX} tables")
+    found = []
+    for number, table in enumerate(value, 1):
+        try:
+            found.append(_mapping(table))
+        except (ValueError, RejectError) as error:
+            raise ValueError(f"table {number}: {error}") from None
+    return tuple(found)
+
+
+def _mapping(table: object) -> Mapping:
+    known = {"topic", "device", "stream", "time", "time_unit", "metrics"}
+    if not isinstance(table, dict) or not {"topic", "metrics"} <= set(table) <= known:
+        raise ValueError(
+            f"needs topic and metrics, and knows {', '.join(sorted(known))}"
+        )
+    topic = _text(table["topic"])
+    device = _text(table["device"]) if "device" in table else ""
+    levels = topic.split("/")
+    if levels[:2] == ["iomt", "v1"] or "" in levels or "#" in topic:
+        raise ValueError(f"topic {topic!r}: not of iomt/v1, no empty level, no #")
+    if levels.count(DEVICE_LEVEL) != (not device):
+        raise ValueError(f"topic {topic!r}: one level is {DEVICE_LEVEL}, or device is")
+    stream = _text(table.get("stream", "json"))
+    for name in (stream, device or stream):
+        if not is_name(name):
+            raise ValueError(f"{name!r} is no device's or stream's name")
+    if not isinstance(table["metrics"], dict):
+        raise ValueError("metrics is no table")
+    fields = []
+    for metric, field in table["metrics"].items():
+        if not isinstance(field, dict) or set(field) != {"path", "unit"}:
+            raise ValueError(f"metrics.{metric}: needs path and unit, and nothing else")
+        fields.append(Field(metric, _text(field["path"]), _text(field["unit"])))
+    time_path = _text(table["time"]) if "time" in table else ""
+    rule = Rule(tuple(fields), time_path, _text(table.get("time_unit", "s")))
+    check_rule(rule)
+    return Mapping(topic, stream, rule.encode(), device)
 
 
 def _broker(table: _Table, path: Callable[[object], Path]) -> Broker | None:
@@ -358,6 +406,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         opened["retention"].get("events_days", None, days),
     )
     mqtt = opened["mqtt"].get("listen", None, _listen)
+    mappings = opened["mqtt"].get("mapping", (), _mappings)
     broker = _broker(opened["broker"], path)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
@@ -388,6 +437,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         watchdog=watchdog,
         webhook=Webhook(url, secret) if url and secret else None,
         broker=broker,
+        mappings=mappings,
     )
 
 

@@ -429,7 +429,11 @@ async def run(
             beating = beat(settings.watchdog, opened.intake)
             tasks.append(asyncio.create_task(beating))
         if settings.broker is not None:
-            source = BrokerSource(opened.intake, _broker_login(settings.broker))
+            source = BrokerSource(
+                opened.intake,
+                _broker_login(settings.broker),
+                mappings=settings.mappings,
+            )
             tasks.append(asyncio.create_task(source.run()))
         if settings.ble_adapter is not None:
             tasks.append(asyncio.create_task(_run_ble(opened)))
@@ -493,7 +497,13 @@ async def _start_mqtt(
             return "device"
         return VIEWER if hmac.compare_digest(password, token) else None
 
-    listener = MqttListener(intake, authenticate=authenticate, feed=feed, keeper=keeper)
+    listener = MqttListener(
+        intake,
+        authenticate=authenticate,
+        feed=feed,
+        keeper=keeper,
+        mappings=opened.settings.mappings,
+    )
     keeper.save_with_commits(listener.sessions.changes)
     receipts = ReceiptWriter(opened.log_key, listener.is_followed, listener.publish)
     stack.callback(receipts.close)

@@ -36,6 +36,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edge.devices.mapped import Mapping
 from edge.errors import Reason
 from edge.model import Arrival, Outcome, Source
 from edge.sources import Door, mqtt_topics
@@ -98,11 +99,13 @@ class BrokerSource:
         door: Door,
         settings: BrokerLogin,
         limits: Limits | None = None,
+        mappings: tuple[Mapping, ...] = (),
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._door = door
         self._settings = settings
         self._limits = limits or Limits()
+        self._mappings = mappings
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._turn = 0
@@ -284,8 +287,8 @@ class BrokerSource:
         self._take()
 
     def _submit(self, message: _Message) -> None:
-        device, stream, refusal = mqtt_topics.route(
-            message.topic, mqtt_topics.DEVICE, None
+        device, stream, refusal, mapping = mqtt_topics.route(
+            message.topic, mqtt_topics.DEVICE, None, self._mappings
         )
         payload = message.payload
         if len(payload) > PAYLOAD_SIZE_MAX:
@@ -311,6 +314,7 @@ class BrokerSource:
                 settle,
                 redelivered=message.dup,
                 packet_id=message.mid,
+                mapping=mapping,
                 refusal=refusal,
             )
         )

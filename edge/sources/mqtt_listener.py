@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
 
+from edge.devices.mapped import Mapping
 from edge.sources import Door
 from edge.sources.mqtt_connection import (
     PAYLOAD_KEPT_SIZE,
@@ -141,9 +142,11 @@ class MqttListener:
         limits: Limits | None = None,
         feed: Feed | None = None,
         keeper: Keeper | None = None,
+        mappings: tuple[Mapping, ...] = (),
     ) -> None:
         self.door = door
         self.authenticate = authenticate
+        self.mappings = mappings
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
         self.refusals = RefusalQuota(self.limits, time.monotonic)

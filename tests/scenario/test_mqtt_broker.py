@@ -276,8 +276,8 @@ async def test_a_broker_killed_and_restarted_under_load_loses_us_nothing_it_kept
             with contextlib.suppress(TimeoutError):
                 await committed(core, len(device.acknowledged))
     found = sequences_of(settings)
-    # Mosquitto writes its state out after each change, and acknowledges before that: of
-    # what was under way at a kill (a window of 10, three times) it may lose some itself.
+    # Mosquitto writes its state out after each change, and acknowledges before that:
+    # of what is under way at a kill (a window of 10, three times) it may lose some.
     assert set(found) <= device.acknowledged
     assert len(device.acknowledged - set(found)) <= 30
     assert set(found.values()) == {1}
@@ -329,7 +329,7 @@ async def test_the_delays_between_tries_grow_and_are_random() -> None:
 
     login = BrokerLogin("127.0.0.1", free_port())
     limits = Limits(backoff_first_s=0.5, backoff_max_s=5.0)
-    source = BrokerSource(FakeDoor(), login, limits, jitter)
+    source = BrokerSource(FakeDoor(), login, limits, jitter=jitter)
     task = asyncio.create_task(source.run())
     await until(lambda: len(asked) >= 6)
     task.cancel()
