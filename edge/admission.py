@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edge.devices import es256, senml
+from edge.devices import es256, mapped, senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.originals import LATE_MS
@@ -153,6 +153,33 @@ class Admission:
             raise RefusedError(
                 Reason.POISON, "this message stopped the gateway before; see its log"
             )
+        device = self._device(arrival)
+        if arrival.will:
+            if arrival.user != device.name:
+                raise RefusedError(
+                    Reason.NOT_AUTHORISED, "a will needs the device's own user name"
+                )
+            return _Opened(device, (), None, timed=False)
+        if arrival.mapping and device.kind is not DeviceKind.UNSIGNED:
+            raise RefusedError(
+                Reason.NOT_AUTHORISED, f"device {device.name} signs what it sends"
+            )
+        if device.kind is DeviceKind.SIGNED:
+            envelope = parse_envelope(payload)
+            key = device.public_key
+            if (
+                key is None
+                or envelope.kid != kid_of(key)
+                or envelope.algorithm != algorithm_of(key)
+            ):
+                raise RefusedError(
+                    Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
+                )
+            return _Opened(device, envelope.readings, envelope, timed=True)
+        return _unsigned(device, arrival, received_ms)
+
+    def _device(self, arrival: Arrival) -> Device:
+        """The device that it comes from, if that may send by this door."""
         device = self._registry.find(arrival.device)
         if device is None:
             raise RefusedError(
@@ -168,33 +195,7 @@ class Admission:
                 f"device {device.name} is enrolled as {device.kind} and does not "
                 f"send over {arrival.source}",
             )
-        if arrival.will:
-            if arrival.user != device.name:
-                raise RefusedError(
-                    Reason.NOT_AUTHORISED, "a will needs the device's own user name"
-                )
-            return _Opened(device, (), None, timed=False)
-        if device.kind is DeviceKind.SIGNED:
-            envelope = parse_envelope(payload)
-            key = device.public_key
-            if (
-                key is None
-                or envelope.kid != kid_of(key)
-                or envelope.algorithm != algorithm_of(key)
-            ):
-                raise RefusedError(
-                    Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
-                )
-            return _Opened(device, envelope.readings, envelope, timed=True)
-        if device.kind is DeviceKind.BLE:
-            decode = PROFILES.get(arrival.stream)
-            if decode is None:
-                raise RefusedError(
-                    Reason.MALFORMED, f"no profile for characteristic {arrival.stream}"
-                )
-            return _Opened(device, (decode(payload),), None, timed=False)
-        message = senml.parse(payload, received_ms)
-        return _Opened(device, message.readings, None, timed=message.timed)
+        return device
 
     def _admit(
         self, arrival: Arrival, opened: _Opened, received_ms: int, *, synced: bool
@@ -221,10 +222,13 @@ class Admission:
             gap = self.window(device).accept(envelope.sequence, digest)
         elif device.kind is DeviceKind.UNSIGNED:
             self._note_repeat(device, arrival, received_ms)
+        original = arrival.payload
+        if arrival.mapping:
+            original = mapped.original(original, arrival.mapping)
         record = Record(
             kind=Kind.READING,
             received_ms=received_ms,
-            original=arrival.payload,
+            original=original,
             device=device.name,
             stream=arrival.stream,
             attestation=(
@@ -286,7 +290,10 @@ class Admission:
             )
         if device.id not in self._recalled:
             self._recalled[device.id] = {
-                (one.stream or "", digest_of(one.original)): one.received_ms
+                (
+                    one.stream or "",
+                    digest_of(mapped.message_of(one.original)),
+                ): one.received_ms
                 for one in self._recall(device)
             }
         before_ms = self._recalled[device.id].get(place)
@@ -315,6 +322,23 @@ class _Opened:
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+
+
+def _unsigned(device: Device, arrival: Arrival, received_ms: int) -> _Opened:
+    """A message that no device signed: a GATT value, SenML, or JSON with its rule."""
+    payload = arrival.payload
+    if device.kind is DeviceKind.BLE:
+        decode = PROFILES.get(arrival.stream)
+        if decode is None:
+            raise RefusedError(
+                Reason.MALFORMED, f"no profile for characteristic {arrival.stream}"
+            )
+        return _Opened(device, (decode(payload),), None, timed=False)
+    if arrival.mapping:
+        message = mapped.read(payload, arrival.mapping, received_ms)
+    else:
+        message = senml.parse(payload, received_ms)
+    return _Opened(device, message.readings, None, timed=message.timed)
 
 
 def _lost(device: Device, arrival: Arrival, received_ms: int, synced: bool) -> Record:

@@ -11,15 +11,18 @@ import contextlib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from edge.errors import ConfigurationError
+from edge.devices.mapped import DEVICE_LEVEL, Field, Mapping, Rule, check_rule
+from edge.errors import ConfigurationError, RejectError
 from edge.ledger.batch import APPROVERS_MAX
 from edge.ledger.ed25519 import key_fault
+from edge.model import is_name
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -31,6 +34,10 @@ RETENTION_DAYS_MAX = 36_500
 APPROVER_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 HOST_PATTERN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63}){0,9}")
 NAMES_MAX = 16
+MAPPINGS_MAX = 64
+BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883}
+BROKER_TOPICS_MAX = 32
+CLIENT_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,23}")  # what every broker takes
 MASTER_SOURCES = ("file", "credential", "passphrase")
 
 
@@ -74,6 +81,21 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
+class Broker:
+    """A clinic's own MQTT broker, and who we are to it (docs/mqtt.md section 7)."""
+
+    host: str
+    port: int
+    tls: bool
+    topics: tuple[str, ...]
+    client_id: str
+    version: str  # "5" or "3.1.1"
+    user: str | None = None
+    password: Path | None = None  # a 0600 file
+    ca: Path | None = None  # PEM; the system's authorities without it
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration says, checked, with the defaults filled in."""
 
@@ -100,12 +122,14 @@ class Settings:
     webhook: Webhook | None = None
     quorum: int = 0  # approvals that a contract needs; 0: the directory decides
     approvers: tuple[tuple[str, bytes], ...] = ()  # name, Ed25519 public key
+    broker: Broker | None = None
+    mappings: tuple[Mapping, ...] = ()
 
 
 class _Table:
     """One section of the file; remembers which keys were asked for."""
 
-    def __init__(self, name: str, table: Mapping[str, object], report: _Report) -> None:
+    def __init__(self, name: str, table: Table[str, object], report: _Report) -> None:
         self._name, self._table, self._report = name, table, report
         self._known: set[str] = set()
 
@@ -184,7 +208,7 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
-def _one_of(names: Mapping[str, object]) -> Callable[[object], str]:
+def _one_of(names: Table[str, object]) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in names:
             raise ValueError(f"must be one of {', '.join(map(repr, names))}")
@@ -219,6 +243,101 @@ def _web_address(value: object) -> str:
                 return text
         raise ValueError(f"{host} is another machine: https is needed")
     return text
+
+
+def _broker_address(value: object) -> tuple[str, int, bool]:
+    """(host, port, whether over TLS) of mqtts://HOST:PORT, mqtt:// to this machine."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no broker's address: {error}") from None
+    if parts.scheme not in BROKER_PORTS or not host or parts.username or parts.path:
+        raise ValueError(f"{text!r} is not mqtts://HOST:PORT")
+    if parts.scheme == "mqtt" and not _is_own(host):
+        raise ValueError(f"{host} is another machine: mqtts is needed")
+    return host, port or BROKER_PORTS[parts.scheme], parts.scheme == "mqtts"
+
+
+def _is_own(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _topic_filters(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or len(value) > BROKER_TOPICS_MAX:
+        raise ValueError(f"must be a list of 1 to {BROKER_TOPICS_MAX} topic filters")
+    found = tuple(map(_text, value))
+    for one in found:
+        levels = one.split("/")
+        if "#" in levels[:-1] or any(
+            ("+" in level or "#" in level) and len(level) > 1 for level in levels
+        ):
+            raise ValueError(f"{one!r} is no topic filter")
+    return found
+
+
+def _mappings(value: object) -> tuple[Mapping, ...]:
+    """The [[mqtt.mapping]] tables (docs/wire-format.md section 5)."""
+    if not isinstance(value, list) or len(value) > MAPPINGS_MAX:
+        raise ValueError(f"must be at most {MAPPINGS_MAX} tables")
+    found = []
+    for number, table in enumerate(value, 1):
+        try:
+            found.append(_mapping(table))
+        except (ValueError, RejectError) as error:
+            raise ValueError(f"table {number}: {error}") from None
+    return tuple(found)
+
+
+def _mapping(table: object) -> Mapping:
+    known = {"topic", "device", "stream", "time", "time_unit", "metrics"}
+    if not isinstance(table, dict) or not {"topic", "metrics"} <= set(table) <= known:
+        raise ValueError(
+            f"needs topic and metrics, and knows {', '.join(sorted(known))}"
+        )
+    topic = _text(table["topic"])
+    device = _text(table["device"]) if "device" in table else ""
+    levels = topic.split("/")
+    if levels[:2] == ["iomt", "v1"] or "" in levels or "#" in topic:
+        raise ValueError(f"topic {topic!r}: not of iomt/v1, no empty level, no #")
+    if levels.count(DEVICE_LEVEL) != (not device):
+        raise ValueError(f"topic {topic!r}: one level is {DEVICE_LEVEL}, or device is")
+    stream = _text(table.get("stream", "json"))
+    for name in (stream, device or stream):
+        if not is_name(name):
+            raise ValueError(f"{name!r} is no device's or stream's name")
+    if not isinstance(table["metrics"], dict):
+        raise ValueError("metrics is no table")
+    fields = []
+    for metric, field in table["metrics"].items():
+        if not isinstance(field, dict) or set(field) != {"path", "unit"}:
+            raise ValueError(f"metrics.{metric}: needs path and unit, and nothing else")
+        fields.append(Field(metric, _text(field["path"]), _text(field["unit"])))
+    time_path = _text(table["time"]) if "time" in table else ""
+    rule = Rule(tuple(fields), time_path, _text(table.get("time_unit", "s")))
+    check_rule(rule)
+    return Mapping(topic, stream, rule.encode(), device)
+
+
+def _broker(table: _Table, path: Callable[[object], Path]) -> Broker | None:
+    address = table.get("url", None, _broker_address)
+    topics = table.get("topics", ("iomt/v1/+/+",), _topic_filters)
+    client_id = table.get(
+        "client_id", "iomt-gateway", _pattern(CLIENT_ID_PATTERN, "a client id")
+    )
+    version = table.get("version", "5", _one_of(dict.fromkeys(("5", "3.1.1"))))
+    user = table.get("user", None, _text)
+    password = table.get("password", None, path)
+    ca = table.get("ca", None, path)
+    if address is None:
+        return None
+    host, port, tls = address
+    return Broker(host, port, tls, topics, client_id, version, user, password, ca)
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -329,6 +448,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         "alerts",
         "mqtt",
         "enrol",
+        "broker",
         "ble",
         "web",
         "contracts",
@@ -368,6 +488,8 @@ def parse(text: str, name: str, base: Path) -> Settings:
         opened["retention"].get("events_days", None, days),
     )
     doors = _doors(opened["mqtt"], opened["enrol"], report)
+    mappings = opened["mqtt"].get("mapping", (), _mappings)
+    broker = _broker(opened["broker"], path)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
     web = opened["web"].get("listen", None, _listen)
@@ -408,6 +530,8 @@ def parse(text: str, name: str, base: Path) -> Settings:
         webhook=Webhook(url, secret) if url and secret else None,
         quorum=quorum,
         approvers=approvers,
+        broker=broker,
+        mappings=mappings,
     )
 
 
@@ -458,6 +582,15 @@ listen = "127.0.0.1:1883"         # plain text: loopback only
 
 [enrol]                           # where a new device takes its certificate
 # listen = "0.0.0.0:8443"
+
+[broker]                          # a broker of the clinic's own: docs/mqtt.md section 7
+# url = "mqtts://broker.example:8883"      # plain mqtt:// on loopback only
+# topics = ["iomt/v1/+/+"]
+# user = "iomt"
+# password = "data/keys/broker.password"   # 0600
+# ca = "clinic-ca.pem"            # the system's authorities without it
+# client_id = "iomt-gateway"      # the session that the broker keeps for us
+# version = "5"                   # or "3.1.1"
 
 [ble]
 enabled = false

@@ -28,7 +28,7 @@ from edge.administration import Administration, Patients
 from edge.admission import Admission
 from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
-from edge.config import Address, Settings
+from edge.config import Address, Broker, Settings
 from edge.contracts.evaluation import Evaluator
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
@@ -46,6 +46,7 @@ from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
 from edge.sources.ble import BleSource
 from edge.sources.ble_hci import attach
+from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
@@ -57,7 +58,7 @@ from edge.store.evidence import CheckpointCopy, open_log
 from edge.store.keys import Keys
 from edge.store.keysource import settle
 from edge.store.reader import Reader, StoredRecord
-from edge.store.vault import Keyring, load_keys
+from edge.store.vault import Keyring, load_keys, read_secret
 from edge.web.app import make_app
 from edge.web.app import serve as serve_web
 from edge.web.enrol import make_app as make_enrol_app
@@ -419,6 +420,13 @@ async def run(
         if settings.watchdog is not None:
             beating = beat(settings.watchdog, opened.intake)
             tasks.append(asyncio.create_task(beating))
+        if settings.broker is not None:
+            source = BrokerSource(
+                opened.intake,
+                _broker_login(settings.broker),
+                mappings=settings.mappings,
+            )
+            tasks.append(asyncio.create_task(source.run()))
         if settings.ble_adapter is not None:
             tasks.append(asyncio.create_task(_run_ble(opened)))
         stack.push_async_callback(_cancel, tasks)
@@ -488,6 +496,7 @@ async def _start_mqtt(
         feed=feed,
         keeper=keeper,
         identify=opened.identities.identify,
+        mappings=settings.mappings,
     )
     opened.identities.on_change.append(listener.close_user)
     opened.administration.on_revoke.append(listener.close_user)
@@ -582,6 +591,25 @@ async def _watch_disk(settings: Settings, intake: Intake, live: Live) -> None:
             intake.alarm("disk-reserve", "end", f"{free >> 20} MB free")
         live.blocked = intake.blocked
         await asyncio.sleep(DISK_CHECK_INTERVAL_S)
+
+
+def _broker_login(broker: Broker) -> BrokerLogin:
+    """The settings, with the password that stands in its file."""
+    problems: list[str] = []
+    password = read_secret(broker.password, problems) if broker.password else None
+    if problems:
+        raise ConfigurationError(problems)
+    return BrokerLogin(
+        broker.host,
+        broker.port,
+        broker.topics,
+        broker.client_id,
+        broker.user,
+        password,
+        broker.tls,
+        broker.ca,
+        v5=broker.version == "5",
+    )
 
 
 async def _run_ble(opened: Core) -> None:

@@ -114,7 +114,8 @@ class Arrival:
     refusal, and the intake counts and keeps it like any other. `redelivered` and
     `packet_id` are MQTT's own marks, 0 where there is none. `will` says that the device
     vanished and left this payload for that case. `settle` is called once, on the event
-    loop, after the commit that holds the message.
+    loop, after the commit that holds the message. `mapping` is the rule (devices/
+    mapped.py) by which a payload that is not of ours is read.
     """
 
     source: Source
@@ -128,6 +129,7 @@ class Arrival:
     packet_id: int = 0
     link: str | None = "mqtt"
     will: bool = False
+    mapping: bytes = b""
     refusal: tuple[Reason, str] | None = None
 
 

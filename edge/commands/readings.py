@@ -1,4 +1,4 @@
-"""`iomt readings`, `iomt enter`, `iomt quarantine`."""
+"""`iomt readings`, `iomt enter`, `iomt quality`, `iomt quarantine`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def add_to(commands: Commands) -> None:
     one.add_argument("--unit", metavar="U", help="UCUM; the metric's own if absent")
     one.add_argument("--as", dest="actor", metavar="NAME", required=True, help="who")
     one.set_defaults(run=_enter)
+
+    one = with_data(
+        commands.add_parser("quality", help="how good the data are, by device and day")
+    )
+    one.add_argument("--device", metavar="D")
+    one.add_argument("--from", dest="begin", metavar="T", type=time_ms, default=0)
+    one.add_argument("--to", dest="end", metavar="T", type=time_ms, default=2**63)
+    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    one.set_defaults(run=_quality)
 
     one = with_data(commands.add_parser("quarantine", help="print refused messages"))
     one.set_defaults(run=_quarantine)
@@ -84,6 +93,27 @@ def _reading_line(row: Mapping[str, object]) -> str:
     moment = datetime.datetime.fromtimestamp(received_ms / 1000, datetime.UTC)
     values = " ".join(f"{name}={value}" for name, value in metrics.items())
     return f"{moment:%Y-%m-%d %H:%M:%S} {row['id']} {row['device']}: {values}"
+
+
+def _quality(options: argparse.Namespace) -> int:
+    from edge.store.quality import COLUMNS, measure  # noqa: PLC0415
+
+    found = measure(
+        open_reader(options),
+        device=options.device,
+        begin_ms=options.begin,
+        end_ms=options.end,
+    )
+    if not options.json:
+        print(" ".join(("day       ", f"{'device':20}", *COLUMNS, "reasons")))
+    for one in found:
+        if options.json:
+            print(json.dumps(one.row()))
+            continue
+        counts = " ".join(f"{one.counts[name]:>{len(name)}}" for name in COLUMNS)
+        reasons = " ".join(f"{name}:{count}" for name, count in one.reasons.items())
+        print(f"{one.day} {ascii(one.device)[1:-1]:20} {counts} {reasons}")
+    return 0
 
 
 def _quarantine(options: argparse.Namespace) -> int:

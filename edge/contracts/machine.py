@@ -361,7 +361,7 @@ class Machine:
         if before is not None:
             if contract.carry and contract.schema == before.contract.schema:
                 for key, subject in sorted(before.subjects.items()):
-                    packed = state.pack(subject)
+                    packed = cbor.decode(state.pack(subject, cbor.Encodings()))
                     running.subjects[key] = state.unpack(packed, contract)
                 running.refused = before.refused
             else:

@@ -31,6 +31,7 @@ bytes. Checking the signature is not done here: the intake checks many at once.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -72,8 +73,8 @@ _PROTECTED_HEADS = {
     b"\x4d\xa2\x01\x26\x04\x48": ES256,
 }
 _HEADS = {algorithm: head for head, algorithm in _PROTECTED_HEADS.items()}
-_KID_AT = len(_COSE_SIGN1) + 6
-_UNPROTECTED_AT = _KID_AT + KID_SIZE
+KID_AT = len(_COSE_SIGN1) + 6
+_UNPROTECTED_AT = KID_AT + KID_SIZE
 _PAYLOAD_AT = _UNPROTECTED_AT + 1
 _SIGNATURE_HEAD = b"\x58\x40"
 _SIGNED_PREFIX = b"\x84\x6aSignature1"
@@ -122,7 +123,7 @@ def parse(data: bytes) -> Envelope:
         )
     if not data.startswith(_COSE_SIGN1):
         raise _malformed("does not begin with d2 84 (COSE_Sign1), at byte 0")
-    algorithm = _PROTECTED_HEADS.get(data[len(_COSE_SIGN1) : _KID_AT])
+    algorithm = _PROTECTED_HEADS.get(data[len(_COSE_SIGN1) : KID_AT])
     if algorithm is None:
         raise _malformed(
             "protected header is not {alg: EdDSA or ES256, kid: 8 bytes}, at byte 2"
@@ -148,7 +149,7 @@ def parse(data: bytes) -> Envelope:
     fields = _fields(payload)
     device_time_ms = fields[_DEVICE_TIME]
     return Envelope(
-        kid=data[_KID_AT:_UNPROTECTED_AT],
+        kid=data[KID_AT:_UNPROTECTED_AT],
         signed_bytes=_SIGNED_PREFIX
         + data[len(_COSE_SIGN1) : _UNPROTECTED_AT]
         + _SIGNED_AAD
@@ -182,6 +183,42 @@ def sequence_of(data: bytes) -> int | None:
     except RejectError:
         return None
     return value if isinstance(value, int) else None
+
+
+def payload_span(data: bytes) -> tuple[int, int]:
+    """Where the payload's map begins and ends; RejectError where there is none."""
+    return cbor.byte_string_span(data, KID_AT + KID_SIZE + 1)
+
+
+def place_of(data: bytes, detail: str) -> int:
+    """The byte of the payload that a refusal's detail is about, for a person.
+
+    The field's value, the reading or the map that it names; RejectError where the
+    payload is no CBOR.
+    """
+    start, end = payload_span(data)
+    payload = data[start:end]
+    wanted = re.search(r"reading (\d+):|\(key (\d+)\)|unknown key (\d+)", detail)
+    if wanted is None or not payload:
+        return 0
+    field = _READINGS if wanted[1] else int(wanted[2] or wanted[3])
+    at = 1  # the map's head: at most 23 pairs
+    while at < len(payload):
+        key, value_at = cbor.decode_at(payload, at)
+        if key == field:
+            return (
+                _item_at(payload, value_at, int(wanted[1])) if wanted[1] else value_at
+            )
+        _, at = cbor.decode_at(payload, value_at)
+    return 0
+
+
+def _item_at(payload: bytes, at: int, place: int) -> int:
+    """Where item `place` of the array at `at` begins."""
+    at += 1 if payload[at] & 0x1F < 24 else 2 if payload[at] & 0x1F == 24 else 3
+    for _ in range(place):
+        _, at = cbor.decode_at(payload, at)
+    return at
 
 
 def _malformed(detail: str) -> RefusedError:

@@ -1,7 +1,8 @@
 """Decoding a committed record's original again: it says the same for ever.
 
 link              original
-mqtt              envelope if its first byte is 0xd2, else SenML JSON
+mqtt              envelope if its first byte is 0xd2, a message with the rule to read it
+                  by (mapped.py) if 0x82, else SenML JSON
 ble, ble-bonded   GATT value, of the characteristic that is the record's stream
 none              SenML JSON where the flag `typed` says that a person typed it in
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.devices import envelope, senml
+from edge.devices import envelope, mapped, senml
 from edge.devices.profiles import PROFILES
 from edge.errors import Reason, RefusedError
 from edge.model import Flag, Reading, Record
@@ -56,7 +57,10 @@ def readings_of(record: Record) -> Decoded:
             return Decoded(
                 signed.sequence, signed.readings, signed.device_time_ms, signed.backlog
             )
-        message = senml.parse(record.original, record.received_ms)
+        if record.original[:1] == bytes((mapped.ORIGINAL_FIRST_BYTE,)):
+            message = mapped.parse(record.original, record.received_ms)
+        else:
+            message = senml.parse(record.original, record.received_ms)
         return Decoded(None, message.readings, None, backlog=False)
     raise RefusedError(Reason.MALFORMED, f"no decoder for the link {record.link}")
 

@@ -371,9 +371,11 @@ class Connection(asyncio.Protocol):
         if route is None:
             if len(self._routes) >= ROUTES_KEPT_MAX:
                 self._routes.clear()
-            route = mqtt_topics.route(topic, self._role, self.user)
+            route = mqtt_topics.route(
+                topic, self._role, self.user, self._listener.mappings
+            )
             self._routes[topic] = route
-        device, stream, refusal = route
+        device, stream, refusal, mapping = route
         if len(payload) > PAYLOAD_SIZE_MAX:
             size = len(payload)
             payload = payload[:PAYLOAD_KEPT_SIZE]
@@ -391,6 +393,7 @@ class Connection(asyncio.Protocol):
                 redelivered=redelivered,
                 packet_id=pending.packet_id,
                 will=will,
+                mapping=mapping,
                 refusal=refusal,
             )
         )

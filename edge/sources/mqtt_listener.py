@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
 
+from edge.devices.mapped import Mapping
 from edge.sources import Door
 from edge.sources.mqtt_connection import (
     PAYLOAD_KEPT_SIZE,
@@ -146,10 +147,12 @@ class MqttListener:
         feed: Feed | None = None,
         keeper: Keeper | None = None,
         identify: Identify | None = None,
+        mappings: tuple[Mapping, ...] = (),
     ) -> None:
         self.door = door
         self.authenticate = authenticate
         self.identify = identify
+        self.mappings = mappings
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
         self.refusals = RefusalQuota(self.limits, time.monotonic)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edge.devices.mapped import Mapping, find
 from edge.errors import Reason
 from edge.model import is_name
 
@@ -27,11 +28,20 @@ class Route(NamedTuple):
     device: str
     stream: str
     refusal: tuple[Reason, str] | None
+    mapping: bytes = b""  # the rule to read it by, where the topic is not ours
 
 
-def route(topic: str, role: str, user: str | None) -> Route:
+def route(
+    topic: str, role: str, user: str | None, mappings: tuple[Mapping, ...] = ()
+) -> Route:
     """The route of a message that a connection of this role and user publishes."""
-    levels = topic.split("/", 4)
+    mapping = b""
+    mapped = find(mappings, topic) if mappings else None
+    if mapped is not None:
+        mapping = mapped[0].rule
+        levels = [*ROOT, mapped[1], mapped[0].stream]
+    else:
+        levels = topic.split("/", 4)
     if (
         len(levels) != 4
         or tuple(levels[:2]) != ROOT
@@ -46,7 +56,7 @@ def route(topic: str, role: str, user: str | None) -> Route:
         refusal = Reason.NOT_AUTHORISED, f"a {role} may not publish"
     elif user is not None and user != device:
         refusal = Reason.NOT_AUTHORISED, "topic belongs to another device"
-    return Route(device, stream, refusal)
+    return Route(device, stream, refusal, mapping)
 
 
 def may_subscribe(topic_filter: str, role: str, user: str | None) -> bool:

@@ -62,7 +62,8 @@ static bool is_usable(const iomt_config *config)
     uint32_t word = flash->word_size;
 
     if (!is_name(config->device) || config->stream_count == 0 || config->buffer == NULL ||
-        config->buffer_size < IOMT_BUFFER_SIZE_MIN)
+        config->buffer_size < IOMT_BUFFER_SIZE_MIN ||
+        (config->algorithm != IOMT_EDDSA && config->algorithm != IOMT_ES256))
         return false;
     for (uint32_t i = 0; i < config->stream_count; i++)
         if (!is_name(config->streams[i]))
@@ -321,7 +322,9 @@ static void send_publish(iomt_client *client, uint32_t payload_size,
     iomt_copy(end, signature, IOMT_SIGNATURE_SIZE);
     end += IOMT_SIGNATURE_SIZE;
     from = iomt_envelope_from(config, payload, payload_size);
-    client->in_flight = (uint16_t)(bundle->sequence % 65535 + 1);
+    client->in_flight = (uint16_t)bundle->sequence;
+    if (client->in_flight == 0) /* which is no packet id */
+        client->in_flight = 0x8000;
     *--from = (uint8_t)client->in_flight;
     *--from = (uint8_t)(client->in_flight >> 8);
     for (uint32_t i = 4; i-- > 0;) {

@@ -29,10 +29,12 @@ typedef struct {
     bool many_cuts; /* a word whose first pulse was cut may be begun again */
     long erases;
     bool write_fails; /* the next write reports a failure, half done */
+    bool write_lies;  /* the next write reports a failure and was done */
     bool rots;        /* the next write keeps something else */
 
     bool link;              /* the connection stands */
     bool dribbles;          /* a few bytes at a time, both ways */
+    uint32_t room;          /* if not 0: bytes that the line takes, and then no more */
     bool mute;              /* the gateway takes and does not answer */
     uint8_t connack_code;   /* what CONNECT is answered with */
     long puback_lost_every; /* after so many publishes the link breaks before the PUBACK */
