@@ -77,13 +77,17 @@ class Machine:
     def __init__(self, contracts: Sequence[Contract]) -> None:
         if len({contract.name for contract in contracts}) != len(contracts):
             raise ValueError("two contracts of one name")
-        self._running = {one.name: Running(one) for one in contracts}
-        self._running = dict(sorted(self._running.items()))
         self._now_ms = 0
         self._timers: list[tuple[int, str, str]] = []  # heap: deadline, name, subject
         self._timers_max = TIMERS_SLACK
+        self._work_with([Running(one) for one in contracts])
+
+    def _work_with(self, running: Iterable[Running]) -> None:
+        """Have these at work, and no others."""
+        by_name = {one.contract.name: one for one in running}
+        self._running = dict(sorted(by_name.items()))
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _Plan] = {}
-        inputs = [item for one in contracts for item in one.inputs]
+        inputs = [item for one in by_name.values() for item in one.contract.inputs]
         numbers = dict.fromkeys(map(_number, inputs))
         self._places = {number: place for place, number in enumerate(numbers)}
         self._numbers = [0] * len(self._places)  # of the reading at hand
@@ -353,11 +357,10 @@ class Machine:
         state; otherwise what the one before has started ends.
         """
         firings = self.advance(now_ms)
-        before = self._running.pop(contract.name, None)
+        before = self._running.get(contract.name)
         running = Running(contract)
-        self._running[contract.name] = running
-        self._running = dict(sorted(self._running.items()))
-        self._plans.clear()
+        others = [one for one in self._running.values() if one is not before]
+        self._work_with([*others, running])
         if before is not None:
             if contract.carry and contract.schema == before.contract.schema:
                 for key, subject in sorted(before.subjects.items()):
@@ -375,11 +378,11 @@ class Machine:
     def deactivate(self, now_ms: int, digest: bytes) -> list[Firing]:
         """End a contract by its hash, with everything that it has started."""
         firings = self.advance(now_ms)
-        for name, running in list(self._running.items()):
+        for running in self._running.values():
             if running.contract.hash == digest:
-                del self._running[name]
                 firings += running.end(now_ms, "the contract is not active any more")
-        self._plans.clear()
+        others = (r for r in self._running.values() if r.contract.hash != digest)
+        self._work_with(list(others))
         self._rebuild_timers()
         return firings
 
