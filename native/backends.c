@@ -6,6 +6,10 @@
 #if defined(IOMT_X86)
 #define BACKENDS_OF_THIS_MACHINE(X) \
     X(shani)
+#elif defined(IOMT_ARM64)
+#define BACKENDS_OF_THIS_MACHINE(X) \
+    X(armv8)                        \
+    X(neon)
 #else
 #define BACKENDS_OF_THIS_MACHINE(X)
 #endif
