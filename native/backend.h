@@ -63,14 +63,17 @@ struct iomt_backend {
 
     /* Optional; NULL: leaves.c builds the first and last blocks and calls `compress`. The
      * leaf hashes of exactly `lanes` records, each of which makes `blocks` blocks with its
-     * prefix and padding, 1 .. IOMT_GROUP_BLOCKS. All bytes of those blocks may be read in
-     * place, from record - 1 on: leaves.c sees to it that they exist. */
+     * prefix and padding, 1 .. IOMT_GROUP_BLOCKS. Reads nothing outside the records. Some
+     * may be one and the same: idle lanes. */
     void (*leaves)(const struct iomt_leaf *leaf, size_t blocks);
 
     /* Optional; NULL: this backend itself. Who takes what is left when fewer than `fewest`
      * messages remain; set by iomt_tune. */
     const iomt_backend *few;
 };
+
+/* Of the portable backend, for one that has no better `compress_one`. */
+void iomt_compress_portable(uint32_t state[8], const uint8_t *blocks, size_t count);
 
 /* FIPS 180-4: the initial hash value (5.3.3) and the constants (4.2.2). */
 extern const uint32_t iomt_sha256_start[8];

@@ -5,6 +5,7 @@
 /* Order is preference: best first. */
 #if defined(IOMT_X86)
 #define BACKENDS_OF_THIS_MACHINE(X) \
+    X(avx512) \
     X(shani)
 #elif defined(IOMT_ARM64)
 #define BACKENDS_OF_THIS_MACHINE(X) \

@@ -14,13 +14,28 @@
 /* A leaf hash is 2^5 bytes and a piece 2^10 leaves: what memory can hold has fewer bits. */
 #define MAX_PENDING (64 - 5 - 10 + 1)
 
+/* `count` parents: those that fill the lanes by `backend`, a few more by the one for few. */
+static void nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
+                  uint8_t *parents)
+{
+    size_t rest = count % backend->lanes;
+
+    if (backend->few == NULL || rest >= backend->fewest)
+        rest = 0;
+    if (count > rest)
+        backend->nodes(children, count - rest, parents);
+    if (rest > 0)
+        nodes(backend->few, children + (count - rest) * (2 * IOMT_HASH_SIZE), rest,
+              parents + (count - rest) * IOMT_HASH_SIZE);
+}
+
 /* Reduces `count` >= 1 hashes in place to one, at `hashes`. */
 static void reduce(const iomt_backend *backend, uint8_t *hashes, size_t count)
 {
     while (count > 1) {
         size_t pairs = count / 2;
 
-        backend->nodes(hashes, pairs, hashes);
+        nodes(backend, hashes, pairs, hashes);
         if (count % 2)
             memcpy(hashes + pairs * IOMT_HASH_SIZE, hashes + (count - 1) * IOMT_HASH_SIZE,
                    IOMT_HASH_SIZE);
@@ -34,7 +49,7 @@ static void piece_root(const iomt_backend *backend, const uint8_t *leaf_hashes, 
 {
     size_t pairs = count / 2;
 
-    backend->nodes(leaf_hashes, pairs, scratch);
+    nodes(backend, leaf_hashes, pairs, scratch);
     if (count % 2)
         memcpy(scratch + pairs * IOMT_HASH_SIZE, leaf_hashes + (count - 1) * IOMT_HASH_SIZE,
                IOMT_HASH_SIZE);
@@ -58,7 +73,7 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
         for (size_t carry = done; carry % 2 == 0; carry /= 2) {
             uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
 
-            backend->nodes(pair, 1, pair);
+            nodes(backend, pair, 1, pair);
             held--;
         }
     }
@@ -69,7 +84,7 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
     for (; held > 1; held--) {
         uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
 
-        backend->nodes(pair, 1, pair);
+        nodes(backend, pair, 1, pair);
     }
     memcpy(root, pending, IOMT_HASH_SIZE);
 }
