@@ -6,10 +6,12 @@
 #if defined(IOMT_X86)
 #define BACKENDS_OF_THIS_MACHINE(X) \
     X(avx512) \
+    X(shani_x4) \
     X(shani)
 #elif defined(IOMT_ARM64)
 #define BACKENDS_OF_THIS_MACHINE(X) \
     X(armv8)                        \
+    X(neon5)                        \
     X(neon)
 #else
 #define BACKENDS_OF_THIS_MACHINE(X)
