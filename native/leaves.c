@@ -4,20 +4,11 @@
  * which share a call of the backend end together: no lane waits for another. What is left
  * over when fewer than a handful remain goes to the backend that is best at few.
  *
- * A leaf is 0x00 || record || padding. Only its first block and its last ones are built, in
- * the lane's `edge`; after the first block the record lies one byte off the block grid, so
- * the blocks in between are read where the record is, from its byte 63 on. A backend with a
- * `leaves` of its own need not even build those. */
+ * edges.h tells how a leaf is cut into blocks; a backend with a `leaves` of its own may do
+ * it another way. */
 #include "backend.h"
 #include "bytes.h"
-
-#define LEAF_PREFIX 0x00
-#define END_MARK 0x80
-#define MARK_AND_LENGTH 9 /* the shortest padding: end mark and 64-bit length */
-#define HEAD 63           /* record bytes in the first block of a leaf */
-
-/* Up to here a whole leaf is built in `edge`: a first block and at most two last ones. */
-#define SHORT_RECORD (HEAD + IOMT_BLOCK_SIZE - 1)
+#include "edges.h"
 
 /* Records ordered at a time: enough that lanes which wait at the seams between two numbers
  * of blocks do not count, and few enough to stay in the first cache. */
@@ -27,12 +18,8 @@
 #define KINDS (IOMT_GROUP_BLOCKS + 2)
 
 struct lane {
-    uint8_t edge[3 * IOMT_BLOCK_SIZE];
-    const uint8_t *blocks; /* where this message goes on, for `count` blocks; then */
-    size_t count;          /* 0: the lane is idle */
-    const uint8_t *middle; /* `middle_count` blocks here, then */
-    size_t middle_count;
-    size_t tail_count; /* this many from edge + 64 */
+    struct iomt_edges edges;
+    size_t next; /* block */
     uint8_t *hash;
 };
 
@@ -43,68 +30,9 @@ struct window {
     uint16_t first[KINDS + 1]; /* place in `ordered` of the first of each kind */
 };
 
-/* How many blocks a record makes as a leaf. */
 static inline size_t leaf_blocks(size_t size)
 {
-    return (1 + size + MARK_AND_LENGTH + IOMT_BLOCK_SIZE - 1) / IOMT_BLOCK_SIZE;
-}
-
-/* Ends a message whose last bytes, `used` of them, stand at `blocks`. Returns how many
- * blocks that makes. */
-static size_t pad(uint8_t *blocks, size_t used, uint64_t message_size)
-{
-    size_t count = (used + MARK_AND_LENGTH + IOMT_BLOCK_SIZE - 1) / IOMT_BLOCK_SIZE;
-    size_t length_at = count * IOMT_BLOCK_SIZE - 8;
-
-    blocks[used] = END_MARK;
-    memset(blocks + used + 1, 0, length_at - used - 1);
-    iomt_store_be64(blocks + length_at, message_size * 8);
-    return count;
-}
-
-static void begin(struct lane *lane, const struct iomt_leaf *leaf)
-{
-    const uint8_t *record = leaf->record;
-    size_t size = leaf->size;
-
-    lane->hash = leaf->hash;
-    lane->edge[0] = LEAF_PREFIX;
-    lane->blocks = lane->edge;
-    lane->middle_count = 0;
-    lane->tail_count = 0;
-    if (size <= SHORT_RECORD) {
-        if (size > 0)
-            memcpy(lane->edge + 1, record, size);
-        lane->count = pad(lane->edge, 1 + size, 1 + (uint64_t)size);
-    } else {
-        size_t left = (size - HEAD) % IOMT_BLOCK_SIZE;
-
-        memcpy(lane->edge + 1, record, HEAD);
-        memcpy(lane->edge + IOMT_BLOCK_SIZE, record + size - left, left);
-        lane->count = 1;
-        lane->middle = record + HEAD;
-        lane->middle_count = (size - HEAD) / IOMT_BLOCK_SIZE;
-        lane->tail_count = pad(lane->edge + IOMT_BLOCK_SIZE, left, 1 + (uint64_t)size);
-    }
-}
-
-/* Moves on by `step` blocks. Returns 1 if the message is complete; the lane is then idle. */
-static int advance(struct lane *lane, size_t step)
-{
-    lane->blocks += step * IOMT_BLOCK_SIZE;
-    lane->count -= step;
-    if (lane->count > 0)
-        return 0;
-    if (lane->middle_count > 0) {
-        lane->blocks = lane->middle;
-        lane->count = lane->middle_count;
-        lane->middle_count = 0;
-        return 0;
-    }
-    lane->blocks = lane->edge + IOMT_BLOCK_SIZE;
-    lane->count = lane->tail_count;
-    lane->tail_count = 0;
-    return lane->count == 0;
+    return iomt_block_count(1 + size);
 }
 
 static void store_hash(const uint32_t *state, size_t stride, uint8_t *hash)
@@ -113,18 +41,32 @@ static void store_hash(const uint32_t *state, size_t stride, uint8_t *hash)
         iomt_store_be32(hash + 4 * w, state[w * stride]);
 }
 
+static inline int is_busy(const struct lane *lane)
+{
+    return lane->next < lane->edges.count;
+}
+
+static void begin(struct lane *lane, const struct iomt_leaf *leaf)
+{
+    iomt_build_tail(&lane->edges, leaf);
+    iomt_build_head(&lane->edges);
+    lane->next = 0;
+    lane->hash = leaf->hash;
+}
+
 static void finish_alone(const iomt_backend *backend, struct lane *lane, const uint32_t *state,
                          size_t lanes)
 {
     uint32_t own[8];
-    size_t step;
 
     for (size_t w = 0; w < 8; w++)
         own[w] = state[w * lanes];
-    do {
-        step = lane->count;
-        backend->compress_one(own, lane->blocks, step);
-    } while (!advance(lane, step));
+    while (is_busy(lane)) {
+        size_t run = iomt_leaf_run(&lane->edges, lane->next);
+
+        backend->compress_one(own, iomt_leaf_block(&lane->edges, lane->next), run);
+        lane->next += run;
+    }
     store_hash(own, 1, lane->hash);
 }
 
@@ -136,14 +78,17 @@ static size_t compress_all(const iomt_backend *backend, const struct lane *lane,
     size_t step = SIZE_MAX;
 
     for (size_t i = 0; i < backend->lanes; i++) {
-        if (lane[i].count == 0)
+        size_t run;
+
+        if (!is_busy(&lane[i]))
             continue;
-        any = lane[i].blocks;
-        if (lane[i].count < step)
-            step = lane[i].count;
+        any = iomt_leaf_block(&lane[i].edges, lane[i].next);
+        run = iomt_leaf_run(&lane[i].edges, lane[i].next);
+        if (run < step)
+            step = run;
     }
     for (size_t i = 0; i < backend->lanes; i++)
-        blocks[i] = lane[i].count > 0 ? lane[i].blocks : any;
+        blocks[i] = is_busy(&lane[i]) ? iomt_leaf_block(&lane[i].edges, lane[i].next) : any;
     backend->compress(state, blocks, step);
     return step;
 }
@@ -161,7 +106,7 @@ static void hash_together(const iomt_backend *backend, const struct iomt_leaf *l
     size_t lanes = backend->lanes, busy = count;
 
     for (size_t i = 0; i < lanes; i++) {
-        lane[i].count = 0;
+        lane[i].next = lane[i].edges.count = 0;
         if (i < count)
             begin(&lane[i], &leaf[i]);
         for (size_t w = 0; w < 8; w++)
@@ -171,14 +116,17 @@ static void hash_together(const iomt_backend *backend, const struct iomt_leaf *l
         size_t step = compress_all(backend, lane, state);
 
         for (size_t i = 0; i < lanes; i++) {
-            if (lane[i].count == 0 || !advance(&lane[i], step))
+            if (!is_busy(&lane[i]))
+                continue;
+            lane[i].next += step;
+            if (is_busy(&lane[i]))
                 continue;
             store_hash(state + i, lanes, lane[i].hash);
             busy--;
         }
     }
     for (size_t i = 0; i < lanes; i++)
-        if (lane[i].count > 0)
+        if (is_busy(&lane[i]))
             finish_alone(backend_for_few(backend), &lane[i], state + i, lanes);
 }
 
@@ -277,14 +225,17 @@ void iomt_sha256(const iomt_backend *backend, const uint8_t *message, size_t siz
                  uint8_t digest[IOMT_HASH_SIZE])
 {
     size_t whole = size / IOMT_BLOCK_SIZE, left = size % IOMT_BLOCK_SIZE;
-    uint8_t tail[2 * IOMT_BLOCK_SIZE];
+    size_t count = iomt_block_count(left);
+    uint8_t tail[2 * IOMT_BLOCK_SIZE] = {0};
     uint32_t state[8];
 
     memcpy(state, iomt_sha256_start, sizeof state);
     if (whole > 0)
-        backend->compress_one(state, message, whole);
+        backend_for_few(backend)->compress_one(state, message, whole);
     if (left > 0)
         memcpy(tail, message + whole * IOMT_BLOCK_SIZE, left);
-    backend->compress_one(state, tail, pad(tail, left, size));
+    tail[left] = IOMT_END_MARK;
+    iomt_store_be64(tail + count * IOMT_BLOCK_SIZE - 8, (uint64_t)size * 8);
+    backend_for_few(backend)->compress_one(state, tail, count);
     store_hash(state, 1, digest);
 }

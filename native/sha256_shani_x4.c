@@ -214,13 +214,15 @@ static void leaves(const struct iomt_leaf *leaf, size_t blocks)
 
         for (unsigned i = 0; i < LANES; i++) {
             s[i] = start;
-            iomt_build_edges(&edges[i], &leaf[i]);
+            iomt_build_tail(&edges[i], &leaf[i]);
         }
         for (size_t b = 0; b < blocks; b++) {
             struct words m[LANES];
 
             for (unsigned i = 0; i < LANES; i++)
-                m[i] = load_block(iomt_leaf_block(&edges[i], b));
+                m[i] = b == 0 && edges[i].in_place > 0
+                           ? first_block(IOMT_LEAF_PREFIX, leaf[i].record)
+                           : load_block(iomt_leaf_block(&edges[i], b));
             rounds_of_four(s, m);
         }
     }
