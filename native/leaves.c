@@ -27,7 +27,6 @@ struct lane {
 struct window {
     struct iomt_leaf given[WINDOW], ordered[WINDOW];
     uint8_t kind[WINDOW]; /* blocks, or KINDS - 1 for many */
-    uint16_t first[KINDS + 1]; /* place in `ordered` of the first of each kind */
 };
 
 static inline size_t leaf_blocks(size_t size)
@@ -166,15 +165,17 @@ static void hash_ordered(const iomt_backend *backend, const struct iomt_leaf *le
         hash_together(backend, leaf, count);
 }
 
-/* Orders `count` records by kind; `first` holds how many there are of each, one place on. */
+/* The first `count` records of the window, ordered by kind. */
 static const struct iomt_leaf *ordered(struct window *window, size_t count)
 {
-    if (window->first[window->kind[0] + 1] == count)
-        return window->given;
-    for (size_t k = 0; k < KINDS; k++)
-        window->first[k + 1] = (uint16_t)(window->first[k + 1] + window->first[k]);
+    uint16_t place[KINDS + 1] = {0};
+
     for (size_t i = 0; i < count; i++)
-        window->ordered[window->first[window->kind[i]]++] = window->given[i];
+        place[window->kind[i] + 1]++;
+    for (size_t k = 0; k < KINDS; k++)
+        place[k + 1] = (uint16_t)(place[k + 1] + place[k]);
+    for (size_t i = 0; i < count; i++)
+        window->ordered[place[window->kind[i]]++] = window->given[i];
     return window->ordered;
 }
 
@@ -186,23 +187,25 @@ size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records, siz
 
     for (size_t done = 0; done < count;) {
         size_t some = count - done < WINDOW ? count - done : WINDOW;
+        unsigned differ = 0;
 
-        memset(window.first, 0, sizeof window.first);
         for (size_t i = 0; i < some; i++) {
             uint64_t end = iomt_load_u64(ends, done + i);
             size_t blocks;
 
-            if (end < start || end > size || (done + i + 1 == count && end != size))
+            if (end < start || end > size)
                 return done + i;
             blocks = leaf_blocks((size_t)(end - start));
             window.given[i] = (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
             window.kind[i] = (uint8_t)(blocks < KINDS ? blocks : KINDS - 1);
-            window.first[window.kind[i] + 1]++;
+            differ |= window.kind[i] ^ window.kind[0];
             start = end;
             hashes += IOMT_HASH_SIZE;
         }
-        hash_ordered(backend, ordered(&window, some), some);
         done += some;
+        if (done == count && start != size)
+            return count - 1;
+        hash_ordered(backend, differ ? ordered(&window, some) : window.given, some);
     }
     return count;
 }
