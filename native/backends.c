@@ -7,6 +7,7 @@
 #define BACKENDS_OF_THIS_MACHINE(X) \
     X(avx512) \
     X(shani_x4) \
+    X(avx2) \
     X(shani)
 #elif defined(IOMT_ARM64)
 #define BACKENDS_OF_THIS_MACHINE(X) \

@@ -332,7 +332,7 @@ static void leaves(const struct iomt_leaf *leaf, size_t blocks)
 }
 
 /* Sixteen parents, or the first `count`, from as many pairs of children. */
-ALWAYS_INLINE void sixteen_nodes(const uint8_t *children, size_t count, uint8_t *parents)
+static void sixteen_nodes(const uint8_t *children, size_t count, uint8_t *parents)
 {
     _Alignas(64) uint32_t last_bytes[LANES];
     uint8_t idle[IOMT_HASH_SIZE];
