@@ -68,9 +68,14 @@ struct iomt_backend {
     void (*leaves)(const struct iomt_leaf *leaf, size_t blocks);
 
     /* Optional; NULL: this backend itself. Who takes what is left when fewer than `fewest`
-     * messages remain; set by iomt_tune. */
+     * messages remain; iomt_calibrate sets both in its copy. */
     const iomt_backend *few;
 };
+
+/* `count` parents: `backend` takes as many as fill its lanes, and its `few` the rest where
+ * they are fewer than `fewest` (tree.c). Otherwise as the function `nodes` above. */
+void iomt_nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
+                uint8_t *parents);
 
 /* Of the portable backend, for one that has no better `compress_one`. */
 void iomt_compress_portable(uint32_t state[8], const uint8_t *blocks, size_t count);

@@ -38,6 +38,36 @@ size_t iomt_backend_lanes(const iomt_backend *backend);
 /* What this core was compiled with, such as "gcc 12.2.0", for benchmarks and reports. */
 const char *iomt_compiler(void);
 
+/* ---- Choice (choice.c) ---- */
+
+/* 1 if `backend` gives the right hashes and root for some records made up for the purpose,
+ * in all its lanes. About a tenth of a millisecond. */
+int iomt_self_test(const iomt_backend *backend);
+
+#define IOMT_BACKENDS_MAX 8
+
+typedef struct {
+    const iomt_backend *backend; /* a tuned copy, which knows who is better at few messages */
+    const iomt_backend *few;     /* that one, tuned as well; NULL: none */
+    uint32_t fewest;             /* messages from which on `backend` takes them itself */
+    double leaf_ns, node_ns;     /* per leaf hash of 150 bytes and per node, of 64; 0: not timed */
+} iomt_measured;
+
+/* What iomt_calibrate found, in the caller's memory: it is not to be moved, nor freed before
+ * the last call with one of its backends. */
+typedef struct {
+    iomt_measured measured[IOMT_BACKENDS_MAX]; /* the usable ones, fewest lanes first */
+    size_t count;
+    const iomt_backend *failed[IOMT_BACKENDS_MAX]; /* usable, but wrong in the self-test */
+    size_t failed_count;
+    uint64_t took_ns;
+    uint64_t memory[IOMT_BACKENDS_MAX * 12]; /* holds the tuned copies */
+} iomt_choice;
+
+/* Tests and times every usable backend: about a millisecond, and after four it times no
+ * more. Writes only `choice`; afterwards that is only read. */
+void iomt_calibrate(iomt_choice *choice);
+
 /* ---- Hashes of records (leaves.c) ---- */
 
 /* SHA-256 of `size` bytes. */

@@ -14,9 +14,8 @@
 /* A leaf hash is 2^5 bytes and a piece 2^10 leaves: what memory can hold has fewer bits. */
 #define MAX_PENDING (64 - 5 - 10 + 1)
 
-/* `count` parents: those that fill the lanes by `backend`, a few more by the one for few. */
-static void nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
-                  uint8_t *parents)
+void iomt_nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
+                uint8_t *parents)
 {
     size_t rest = count % backend->lanes;
 
@@ -25,8 +24,8 @@ static void nodes(const iomt_backend *backend, const uint8_t *children, size_t c
     if (count > rest)
         backend->nodes(children, count - rest, parents);
     if (rest > 0)
-        nodes(backend->few, children + (count - rest) * (2 * IOMT_HASH_SIZE), rest,
-              parents + (count - rest) * IOMT_HASH_SIZE);
+        iomt_nodes(backend->few, children + (count - rest) * (2 * IOMT_HASH_SIZE), rest,
+                   parents + (count - rest) * IOMT_HASH_SIZE);
 }
 
 /* Reduces `count` >= 1 hashes in place to one, at `hashes`. */
@@ -35,7 +34,7 @@ static void reduce(const iomt_backend *backend, uint8_t *hashes, size_t count)
     while (count > 1) {
         size_t pairs = count / 2;
 
-        nodes(backend, hashes, pairs, hashes);
+        iomt_nodes(backend, hashes, pairs, hashes);
         if (count % 2)
             memcpy(hashes + pairs * IOMT_HASH_SIZE, hashes + (count - 1) * IOMT_HASH_SIZE,
                    IOMT_HASH_SIZE);
@@ -49,7 +48,7 @@ static void piece_root(const iomt_backend *backend, const uint8_t *leaf_hashes, 
 {
     size_t pairs = count / 2;
 
-    nodes(backend, leaf_hashes, pairs, scratch);
+    iomt_nodes(backend, leaf_hashes, pairs, scratch);
     if (count % 2)
         memcpy(scratch + pairs * IOMT_HASH_SIZE, leaf_hashes + (count - 1) * IOMT_HASH_SIZE,
                IOMT_HASH_SIZE);
@@ -73,7 +72,7 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
         for (size_t carry = done; carry % 2 == 0; carry /= 2) {
             uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
 
-            nodes(backend, pair, 1, pair);
+            iomt_nodes(backend, pair, 1, pair);
             held--;
         }
     }
@@ -84,7 +83,7 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
     for (; held > 1; held--) {
         uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
 
-        nodes(backend, pair, 1, pair);
+        iomt_nodes(backend, pair, 1, pair);
     }
     memcpy(root, pending, IOMT_HASH_SIZE);
 }
