@@ -80,10 +80,50 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
         piece_root(backend, leaf_hashes, left, scratch);
         memcpy(pending + held++ * IOMT_HASH_SIZE, scratch, IOMT_HASH_SIZE);
     }
-    for (; held > 1; held--) {
-        uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
+    iomt_range_root(backend, pending, held, root);
+}
 
-        iomt_nodes(backend, pair, 1, pair);
+void iomt_range_root(const iomt_backend *backend, const uint8_t *range, size_t count,
+                     uint8_t root[IOMT_HASH_SIZE])
+{
+    uint8_t pair[2 * IOMT_HASH_SIZE];
+
+    if (count == 0) {
+        iomt_sha256(backend, NULL, 0, root);
+        return;
     }
-    memcpy(root, pending, IOMT_HASH_SIZE);
+    memcpy(root, range + --count * IOMT_HASH_SIZE, IOMT_HASH_SIZE);
+    while (count > 0) {
+        memcpy(pair, range + --count * IOMT_HASH_SIZE, IOMT_HASH_SIZE);
+        memcpy(pair + IOMT_HASH_SIZE, root, IOMT_HASH_SIZE);
+        iomt_nodes(backend, pair, 1, root);
+    }
+}
+
+size_t iomt_tree_path(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
+                      size_t index, uint8_t path[64 * IOMT_HASH_SIZE])
+{
+    size_t sibling_at[64], sibling_count[64], depth = 0, first = 0;
+
+    /* Down from the root, as the definition splits; the path is written from below. */
+    for (; count > 1; depth++) {
+        size_t split = 1;
+
+        while (split * 2 < count)
+            split *= 2;
+        if (index - first < split) {
+            sibling_at[depth] = first + split;
+            sibling_count[depth] = count - split;
+            count = split;
+        } else {
+            sibling_at[depth] = first;
+            sibling_count[depth] = split;
+            first += split;
+            count -= split;
+        }
+    }
+    for (size_t i = depth; i > 0; i--)
+        iomt_tree_root(backend, leaf_hashes + sibling_at[i - 1] * IOMT_HASH_SIZE,
+                       sibling_count[i - 1], path + (depth - i) * IOMT_HASH_SIZE);
+    return depth;
 }
