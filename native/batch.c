@@ -32,7 +32,7 @@ static void hash_lanes(const iomt_backend *backend, const struct hmac_lane *lane
                        uint8_t digests[][IOMT_HASH_SIZE])
 {
     _Alignas(64) uint32_t state[8 * IOMT_MAX_LANES];
-    const uint8_t *blocks[IOMT_MAX_LANES];
+    const uint8_t *blocks[IOMT_MAX_LANES] = {NULL};
     size_t lanes = backend->lanes;
 
     for (size_t i = 0; i < lanes; i++) {
