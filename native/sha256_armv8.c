@@ -9,6 +9,8 @@
 
 #if defined(IOMT_ARM64)
 
+#include "edges.h"
+
 /* GCC 12 knows the SHA-256 intrinsics only as a part of "crypto". */
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("sha2"))), apply_to = function)
@@ -142,32 +144,41 @@ static void compress(uint32_t *state, const uint8_t *const *blocks, size_t count
     vst2q_u32(state + 8, efgh);
 }
 
-/* A node is 0x01 and 64 bytes of children. Its first block holds 63 of them, shifted by one
- * byte; no byte before `children` is read. */
-ALWAYS_INLINE struct words node_first_block(const uint8_t *children)
+/* ---- Messages of 65 bytes: nodes, and leaves of 64 bytes, which are common ---- */
+
+#define NODE_PREFIX 0x01
+
+/* A prefix and the first 63 of `bytes`, all moved up by one; no byte before them is read. */
+ALWAYS_INLINE struct words first_block(uint8_t prefix, const uint8_t *bytes)
 {
     struct words m = {
-        swap_bytes(vextq_u8(vdupq_n_u8(0x01), vld1q_u8(children), 15)),
-        swap_bytes(vld1q_u8(children + 15)),
-        swap_bytes(vld1q_u8(children + 31)),
-        swap_bytes(vld1q_u8(children + 47)),
+        swap_bytes(vextq_u8(vdupq_n_u8(prefix), vld1q_u8(bytes), 15)),
+        swap_bytes(vld1q_u8(bytes + 15)),
+        swap_bytes(vld1q_u8(bytes + 31)),
+        swap_bytes(vld1q_u8(bytes + 47)),
     };
     return m;
 }
 
-/* The second block is the last byte, the end mark, thirteen words of zero and the length of
- * 520 bits. So the constants of rounds 4 to 15 have their message words in them. */
-static const uint32_t k_second_block[16] = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5,
-    0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
-    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174 + 65 * 8,
+/* The second block is the last byte, the end mark, words of zero, and the length in bits. */
+#define BITS_OF_65 (65 * 8)
+
+ALWAYS_INLINE uint32x4_t word_of_second_block(const uint8_t *bytes)
+{
+    return vsetq_lane_u32((uint32_t)bytes[64 - 1] << 24 | 0x00800000, vdupq_n_u32(0), 0);
+}
+
+/* Its constants of rounds 4 to 15, with their message words in them. */
+static const uint32_t k_second_block[12] = {
+    0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, /* rounds 4 to 7 */
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, /* 8 to 11 */
+    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174 + BITS_OF_65,
 };
 
 /* Its words 16 to 31: three sums of zeros are left out of next_sixteen. */
-ALWAYS_INLINE struct words node_second_sixteen(uint32x4_t w0)
+ALWAYS_INLINE struct words second_sixteen(uint32x4_t w0)
 {
-    const uint32x4_t zero = vdupq_n_u32(0), w3 = vsetq_lane_u32(65 * 8, zero, 3);
+    const uint32x4_t zero = vdupq_n_u32(0), w3 = vsetq_lane_u32(BITS_OF_65, zero, 3);
     struct words m;
 
     m.w0 = vsha256su1q_u32(w0, zero, w3);
@@ -177,22 +188,17 @@ ALWAYS_INLINE struct words node_second_sixteen(uint32x4_t w0)
     return m;
 }
 
-ALWAYS_INLINE uint32x4_t node_last_word(const uint8_t *children)
-{
-    return vsetq_lane_u32((uint32_t)children[63] << 24 | 0x00800000, vdupq_n_u32(0), 0);
-}
-
-ALWAYS_INLINE void rounds_of_second_block(struct chain *s, const uint8_t *children)
+ALWAYS_INLINE void rounds_of_second_block(struct chain *s, const uint8_t *bytes)
 {
     const struct chain before = *s;
     const uint32_t *k = k_second_block;
-    uint32x4_t w0 = node_last_word(children);
-    struct words m = node_second_sixteen(w0);
+    uint32x4_t w0 = word_of_second_block(bytes);
+    struct words m = second_sixteen(w0);
 
-    four_rounds(s, vaddq_u32(w0, vld1q_u32(k)));
+    four_rounds(s, vaddq_u32(w0, vld1q_u32(iomt_sha256_k)));
+    four_rounds(s, vld1q_u32(k));
     four_rounds(s, vld1q_u32(k + 4));
     four_rounds(s, vld1q_u32(k + 8));
-    four_rounds(s, vld1q_u32(k + 12));
     sixteen_rounds(s, &m, iomt_sha256_k + 16);
     for (unsigned done = 32; done < 64; done += 16) {
         next_sixteen(&m);
@@ -202,15 +208,15 @@ ALWAYS_INLINE void rounds_of_second_block(struct chain *s, const uint8_t *childr
 }
 
 ALWAYS_INLINE void rounds_of_two_second_blocks(struct chain *s, struct chain *t,
-                                               const uint8_t *children, const uint8_t *others)
+                                               const uint8_t *bytes, const uint8_t *others)
 {
     const struct chain s_before = *s, t_before = *t;
-    const uint32_t *k = k_second_block;
-    uint32x4_t k1 = vld1q_u32(k + 4), k2 = vld1q_u32(k + 8), k3 = vld1q_u32(k + 12);
-    uint32x4_t w0 = node_last_word(children), x0 = node_last_word(others);
-    struct words m = node_second_sixteen(w0), n = node_second_sixteen(x0);
+    uint32x4_t k0 = vld1q_u32(iomt_sha256_k), k1 = vld1q_u32(k_second_block);
+    uint32x4_t k2 = vld1q_u32(k_second_block + 4), k3 = vld1q_u32(k_second_block + 8);
+    uint32x4_t w0 = word_of_second_block(bytes), x0 = word_of_second_block(others);
+    struct words m = second_sixteen(w0), n = second_sixteen(x0);
 
-    four_rounds(s, vaddq_u32(w0, vld1q_u32(k))), four_rounds(t, vaddq_u32(x0, vld1q_u32(k)));
+    four_rounds(s, vaddq_u32(w0, k0)), four_rounds(t, vaddq_u32(x0, k0));
     four_rounds(s, k1), four_rounds(t, k1);
     four_rounds(s, k2), four_rounds(t, k2);
     four_rounds(s, k3), four_rounds(t, k3);
@@ -223,32 +229,70 @@ ALWAYS_INLINE void rounds_of_two_second_blocks(struct chain *s, struct chain *t,
     add_chain(t, &t_before);
 }
 
+ALWAYS_INLINE struct chain start(void)
+{
+    struct chain s = {vld1q_u32(iomt_sha256_start), vld1q_u32(iomt_sha256_start + 4)};
+
+    return s;
+}
+
 ALWAYS_INLINE void store_hash(uint8_t *to, const struct chain *s)
 {
     vst1q_u8(to, vrev32q_u8(vreinterpretq_u8_u32(s->abcd)));
     vst1q_u8(to + 16, vrev32q_u8(vreinterpretq_u8_u32(s->efgh)));
 }
 
+ALWAYS_INLINE void hash_two_of_65(uint8_t prefix, const uint8_t *bytes, const uint8_t *others,
+                                  uint8_t *hash, uint8_t *other_hash)
+{
+    struct chain s = start(), t = s;
+
+    rounds_of_two(&s, &t, first_block(prefix, bytes), first_block(prefix, others));
+    rounds_of_two_second_blocks(&s, &t, bytes, others);
+    store_hash(hash, &s);
+    store_hash(other_hash, &t);
+}
+
 static void nodes(const uint8_t *children, size_t count, uint8_t *parents)
 {
-    const struct chain start = {vld1q_u32(iomt_sha256_start), vld1q_u32(iomt_sha256_start + 4)};
+    const size_t pair = 2 * IOMT_HASH_SIZE;
 
-    for (; count >= 2; count -= 2, children += 4 * IOMT_HASH_SIZE, parents += 2 * IOMT_HASH_SIZE) {
-        const uint8_t *others = children + 2 * IOMT_HASH_SIZE;
-        struct chain s = start, t = start;
-
-        rounds_of_two(&s, &t, node_first_block(children), node_first_block(others));
-        rounds_of_two_second_blocks(&s, &t, children, others);
-        store_hash(parents, &s);
-        store_hash(parents + IOMT_HASH_SIZE, &t);
-    }
+    for (; count >= 2; count -= 2, children += 2 * pair, parents += 2 * IOMT_HASH_SIZE)
+        hash_two_of_65(NODE_PREFIX, children, children + pair, parents, parents + IOMT_HASH_SIZE);
     if (count > 0) {
-        struct chain s = start;
+        struct chain s = start();
 
-        rounds_of_one(&s, node_first_block(children));
+        rounds_of_one(&s, first_block(NODE_PREFIX, children));
         rounds_of_second_block(&s, children);
         store_hash(parents, &s);
     }
+}
+
+/* ---- Leaves of any size ---- */
+
+ALWAYS_INLINE struct words leaf_block(const struct iomt_edges *edges, size_t index)
+{
+    if (index == 0 && edges->in_place > 0)
+        return first_block(IOMT_LEAF_PREFIX, edges->record);
+    return load_block(iomt_leaf_block(edges, index));
+}
+
+static void leaves(const struct iomt_leaf *leaf, size_t blocks)
+{
+    struct iomt_edges edges[2];
+    struct chain s = start(), t = s;
+
+    if (leaf[0].size == 64 && leaf[1].size == 64) {
+        hash_two_of_65(IOMT_LEAF_PREFIX, leaf[0].record, leaf[1].record, leaf[0].hash,
+                       leaf[1].hash);
+        return;
+    }
+    iomt_build_tail(&edges[0], &leaf[0]);
+    iomt_build_tail(&edges[1], &leaf[1]);
+    for (size_t b = 0; b < blocks; b++)
+        rounds_of_two(&s, &t, leaf_block(&edges[0], b), leaf_block(&edges[1], b));
+    store_hash(leaf[0].hash, &s);
+    store_hash(leaf[1].hash, &t);
 }
 
 extern const iomt_backend iomt_backend_armv8;
@@ -260,6 +304,7 @@ const iomt_backend iomt_backend_armv8 = {
     .compress = compress,
     .compress_one = compress_one,
     .nodes = nodes,
+    .leaves = leaves,
 };
 
 #if defined(__clang__)

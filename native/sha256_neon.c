@@ -10,7 +10,7 @@
 
 #if defined(IOMT_ARM64)
 
-#include "bytes.h"
+#include "edges.h"
 
 #include <arm_neon.h>
 
@@ -113,26 +113,34 @@ ALWAYS_INLINE void eight_rounds(struct chains *s, const struct words *w, unsigne
 }
 
 /* The next word of the schedule, in place of the one sixteen before. */
-ALWAYS_INLINE void next_word(struct words *w, unsigned i, int has_fifth)
+ALWAYS_INLINE void next_of_four(uint32x4_t w[16], unsigned i)
 {
-    uint32x4_t before = w->four[(i + 14) & 15], after = w->four[(i + 1) & 15];
+    uint32x4_t before = w[(i + 14) & 15], after = w[(i + 1) & 15];
 
-    w->four[i] = w->four[i] + SMALL_SIGMA0(ROTATE_FOUR, after) +
-                 (w->four[(i + 9) & 15] + SMALL_SIGMA1(ROTATE_FOUR, before));
-    if (has_fifth) {
-        uint32_t one_before = w->fifth[(i + 14) & 15], one_after = w->fifth[(i + 1) & 15];
+    w[i] = w[i] + SMALL_SIGMA0(ROTATE_FOUR, after) +
+           (w[(i + 9) & 15] + SMALL_SIGMA1(ROTATE_FOUR, before));
+}
 
-        w->fifth[i] += SMALL_SIGMA1(ROTATE_ONE, one_before) + w->fifth[(i + 9) & 15] +
-                       SMALL_SIGMA0(ROTATE_ONE, one_after);
-    }
+ALWAYS_INLINE void next_of_one(uint32_t w[16], unsigned i)
+{
+    uint32_t before = w[(i + 14) & 15], after = w[(i + 1) & 15];
+
+    w[i] += SMALL_SIGMA1(ROTATE_ONE, before) + w[(i + 9) & 15] + SMALL_SIGMA0(ROTATE_ONE, after);
+}
+
+ALWAYS_INLINE void next_of_all(struct words *w, unsigned i, int has_fifth)
+{
+    next_of_four(w->four, i);
+    if (has_fifth)
+        next_of_one(w->fifth, i);
 }
 
 ALWAYS_INLINE void eight_words(struct words *w, unsigned i, int has_fifth)
 {
-    next_word(w, i, has_fifth), next_word(w, i + 1, has_fifth);
-    next_word(w, i + 2, has_fifth), next_word(w, i + 3, has_fifth);
-    next_word(w, i + 4, has_fifth), next_word(w, i + 5, has_fifth);
-    next_word(w, i + 6, has_fifth), next_word(w, i + 7, has_fifth);
+    next_of_all(w, i, has_fifth), next_of_all(w, i + 1, has_fifth);
+    next_of_all(w, i + 2, has_fifth), next_of_all(w, i + 3, has_fifth);
+    next_of_all(w, i + 4, has_fifth), next_of_all(w, i + 5, has_fifth);
+    next_of_all(w, i + 6, has_fifth), next_of_all(w, i + 7, has_fifth);
 }
 
 ALWAYS_INLINE void add_chains(struct chains *s, const struct chains *before, int has_fifth)
@@ -181,7 +189,37 @@ ALWAYS_INLINE uint32x4_t swap_bytes(uint8x16_t bytes)
     return vreinterpretq_u32_u8(vrev32q_u8(bytes));
 }
 
-/* ---- Whole messages ---- */
+ALWAYS_INLINE void load_block(struct words *w, const uint8_t *const *blocks, size_t at,
+                              int has_fifth)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned m = 0; m < 4; m++)
+            w->four[4 * i + m] = swap_bytes(vld1q_u8(blocks[m] + at + 16 * i));
+        transpose(w->four + 4 * i);
+    }
+    for (unsigned i = 0; has_fifth && i < 16; i++)
+        w->fifth[i] = iomt_load_be32(blocks[4] + at + 4 * i);
+}
+
+ALWAYS_INLINE void start(struct chains *s)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        s->four[i] = vdupq_n_u32(iomt_sha256_start[i]);
+        s->fifth[i] = iomt_sha256_start[i];
+    }
+}
+
+ALWAYS_INLINE void store_hashes(uint8_t *const *hashes, struct chains *s, int has_fifth)
+{
+    transpose(s->four);
+    transpose(s->four + 4);
+    for (unsigned m = 0; m < 4; m++) {
+        vst1q_u8(hashes[m], vrev32q_u8(vreinterpretq_u8_u32(s->four[m])));
+        vst1q_u8(hashes[m] + 16, vrev32q_u8(vreinterpretq_u8_u32(s->four[4 + m])));
+    }
+    for (unsigned i = 0; has_fifth && i < 8; i++)
+        iomt_store_be32(hashes[4] + 4 * i, s->fifth[i]);
+}
 
 ALWAYS_INLINE void compress(uint32_t *state, const uint8_t *const *blocks, size_t count,
                             int has_fifth)
@@ -195,13 +233,7 @@ ALWAYS_INLINE void compress(uint32_t *state, const uint8_t *const *blocks, size_
         s.fifth[i] = has_fifth ? state[lanes * i + 4] : 0;
     }
     for (size_t at = 0; at < count * IOMT_BLOCK_SIZE; at += IOMT_BLOCK_SIZE) {
-        for (unsigned i = 0; i < 4; i++) {
-            for (unsigned m = 0; m < 4; m++)
-                w.four[4 * i + m] = swap_bytes(vld1q_u8(blocks[m] + at + 16 * i));
-            transpose(w.four + 4 * i);
-        }
-        for (unsigned i = 0; has_fifth && i < 16; i++)
-            w.fifth[i] = iomt_load_be32(blocks[4] + at + 4 * i);
+        load_block(&w, blocks, at, has_fifth);
         compress_block(&s, &w, has_fifth);
     }
     for (unsigned i = 0; i < 8; i++) {
@@ -209,6 +241,174 @@ ALWAYS_INLINE void compress(uint32_t *state, const uint8_t *const *blocks, size_
         if (has_fifth)
             state[lanes * i + 4] = s.fifth[i];
     }
+}
+
+/* ---- Messages of 65 bytes: nodes, and leaves of 64 bytes, which are common ---- */
+
+#define NODE_PREFIX 0x01
+#define PAIR_SIZE (2 * IOMT_HASH_SIZE)
+#define BITS_OF_65 (65 * 8)
+
+/* A prefix and the first 63 bytes, all moved up by one; no byte before them is read. */
+ALWAYS_INLINE void first_block_of_65(struct words *w, uint8_t prefix,
+                                     const uint8_t *const *bytes, int has_fifth)
+{
+    for (unsigned m = 0; m < 4; m++)
+        w->four[m] = swap_bytes(vextq_u8(vdupq_n_u8(prefix), vld1q_u8(bytes[m]), 15));
+    transpose(w->four);
+    for (unsigned i = 1; i < 4; i++) {
+        for (unsigned m = 0; m < 4; m++)
+            w->four[4 * i + m] = swap_bytes(vld1q_u8(bytes[m] + 16 * i - 1));
+        transpose(w->four + 4 * i);
+    }
+    if (has_fifth) {
+        w->fifth[0] = (uint32_t)prefix << 24 | iomt_load_be32(bytes[4]) >> 8;
+        for (unsigned i = 1; i < 16; i++)
+            w->fifth[i] = iomt_load_be32(bytes[4] + 4 * i - 1);
+    }
+}
+
+/* The second block is the last byte, the end mark, words of zero, and the length in bits. */
+ALWAYS_INLINE void second_block_of_65(struct words *w, const uint8_t *const *bytes, int has_fifth)
+{
+    uint32_t first[5] = {0};
+
+    for (unsigned m = 0; m < (has_fifth ? 5 : 4); m++)
+        first[m] = (uint32_t)bytes[m][64 - 1] << 24 | 0x00800000;
+    w->four[0] = vld1q_u32(first);
+    w->fifth[0] = first[4];
+    for (unsigned i = 1; i < 15; i++) {
+        w->four[i] = vdupq_n_u32(0);
+        w->fifth[i] = 0;
+    }
+    w->four[15] = vdupq_n_u32(BITS_OF_65);
+    w->fifth[15] = BITS_OF_65;
+}
+
+/* Words 16 to 31 of that block, with what is zero left out. The compiler does this for the
+ * fifth message, but does not know what a shift with insertion gives. */
+ALWAYS_INLINE void second_sixteen_of_four(uint32x4_t w[16])
+{
+    const uint32_t w17 = SMALL_SIGMA1(ROTATE_ONE, (uint32_t)BITS_OF_65);
+    const uint32_t w19 = SMALL_SIGMA1(ROTATE_ONE, w17), w21 = SMALL_SIGMA1(ROTATE_ONE, w19);
+
+    w[1] = vdupq_n_u32(w17);
+    w[2] = SMALL_SIGMA1(ROTATE_FOUR, w[0]); /* w[0], word 16, is as word 0 */
+    w[3] = vdupq_n_u32(w19);
+    w[4] = SMALL_SIGMA1(ROTATE_FOUR, w[2]);
+    w[5] = vdupq_n_u32(w21);
+    w[6] = SMALL_SIGMA1(ROTATE_FOUR, w[4]) + w[15];
+    w[7] = w[0] + SMALL_SIGMA1(ROTATE_ONE, w21);
+    for (unsigned i = 8; i < 14; i++)
+        w[i] = w[i - 7] + SMALL_SIGMA1(ROTATE_FOUR, w[i - 2]);
+    w[14] = w[7] + SMALL_SIGMA1(ROTATE_FOUR, w[12]) +
+            SMALL_SIGMA0(ROTATE_ONE, (uint32_t)BITS_OF_65);
+    w[15] += w[8] + SMALL_SIGMA1(ROTATE_FOUR, w[13]) + SMALL_SIGMA0(ROTATE_FOUR, w[0]);
+}
+
+ALWAYS_INLINE void second_sixteen_of_one(uint32_t w[16])
+{
+    next_of_one(w, 0), next_of_one(w, 1), next_of_one(w, 2), next_of_one(w, 3);
+    next_of_one(w, 4), next_of_one(w, 5), next_of_one(w, 6), next_of_one(w, 7);
+    next_of_one(w, 8), next_of_one(w, 9), next_of_one(w, 10), next_of_one(w, 11);
+    next_of_one(w, 12), next_of_one(w, 13), next_of_one(w, 14), next_of_one(w, 15);
+}
+
+ALWAYS_INLINE void hash_65(uint8_t prefix, const uint8_t *const *bytes, uint8_t *const *hashes,
+                           int has_fifth)
+{
+    struct chains s, before;
+    struct words w;
+
+    start(&s);
+    first_block_of_65(&w, prefix, bytes, has_fifth);
+    compress_block(&s, &w, has_fifth);
+    before = s;
+    second_block_of_65(&w, bytes, has_fifth);
+    eight_rounds(&s, &w, 0, 0, has_fifth);
+    eight_rounds(&s, &w, 0, 8, has_fifth);
+    second_sixteen_of_four(w.four);
+    if (has_fifth)
+        second_sixteen_of_one(w.fifth);
+    eight_rounds(&s, &w, 16, 0, has_fifth);
+    eight_rounds(&s, &w, 16, 8, has_fifth);
+    rounds_from(32, &s, &w, has_fifth);
+    add_chains(&s, &before, has_fifth);
+    store_hashes(hashes, &s, has_fifth);
+}
+
+/* ---- The two backends: four messages, and five ---- */
+
+#define FEWEST 3 /* one by one, fewer take less time */
+
+extern const iomt_backend iomt_backend_portable;
+
+/* Idle lanes repeat the first pair, for nobody to see. */
+ALWAYS_INLINE void nodes(const uint8_t *children, size_t count, uint8_t *parents, size_t lanes,
+                         void (*hash_group)(uint8_t, const uint8_t *const *, uint8_t *const *))
+{
+    while (count >= FEWEST) {
+        size_t busy = count < lanes ? count : lanes;
+        const uint8_t *bytes[5];
+        uint8_t *hashes[5], unseen[IOMT_HASH_SIZE];
+
+        for (size_t i = 0; i < lanes; i++) {
+            bytes[i] = children + (i < busy ? i : 0) * PAIR_SIZE;
+            hashes[i] = i < busy ? parents + i * IOMT_HASH_SIZE : unseen;
+        }
+        hash_group(NODE_PREFIX, bytes, hashes);
+        count -= busy;
+        children += busy * PAIR_SIZE;
+        parents += busy * IOMT_HASH_SIZE;
+    }
+    if (count > 0)
+        iomt_backend_portable.nodes(children, count, parents);
+}
+
+ALWAYS_INLINE void leaves(const struct iomt_leaf *leaf, size_t blocks, int has_fifth,
+                          void (*hash_group)(uint8_t, const uint8_t *const *, uint8_t *const *))
+{
+    const unsigned lanes = has_fifth ? 5 : 4;
+    struct iomt_edges edges[5];
+    const uint8_t *at[5];
+    uint8_t *hashes[5];
+    struct chains s;
+    struct words w;
+    unsigned are_64 = 0;
+
+    for (unsigned i = 0; i < lanes; i++) {
+        at[i] = leaf[i].record;
+        hashes[i] = leaf[i].hash;
+        are_64 += leaf[i].size == 64;
+    }
+    if (are_64 == lanes) {
+        hash_group(IOMT_LEAF_PREFIX, at, hashes);
+        return;
+    }
+    for (unsigned i = 0; i < lanes; i++) {
+        iomt_build_tail(&edges[i], &leaf[i]);
+        iomt_build_head(&edges[i]);
+    }
+    start(&s);
+    for (size_t b = 0; b < blocks; b++) {
+        for (unsigned i = 0; i < lanes; i++)
+            at[i] = iomt_leaf_block(&edges[i], b);
+        load_block(&w, at, 0, has_fifth);
+        compress_block(&s, &w, has_fifth);
+    }
+    store_hashes(hashes, &s, has_fifth);
+}
+
+/* Functions on their own, so that each stands once in the program. */
+
+static void four_of_65(uint8_t prefix, const uint8_t *const *bytes, uint8_t *const *hashes)
+{
+    hash_65(prefix, bytes, hashes, 0);
+}
+
+static void five_of_65(uint8_t prefix, const uint8_t *const *bytes, uint8_t *const *hashes)
+{
+    hash_65(prefix, bytes, hashes, 1);
 }
 
 static void compress_four(uint32_t *state, const uint8_t *const *blocks, size_t count)
@@ -221,196 +421,48 @@ static void compress_five(uint32_t *state, const uint8_t *const *blocks, size_t 
     compress(state, blocks, count, 1);
 }
 
-/* One message alone gains nothing from lanes. */
-extern const iomt_backend iomt_backend_portable;
-
-static void compress_one(uint32_t state[8], const uint8_t *blocks, size_t count)
+static void nodes_by_four(const uint8_t *children, size_t count, uint8_t *parents)
 {
-    iomt_backend_portable.compress_one(state, blocks, count);
+    nodes(children, count, parents, 4, four_of_65);
 }
 
-/* ---- Nodes ---- */
-
-#define NODE_BITS (65 * 8)
-#define PAIR_SIZE (2 * IOMT_HASH_SIZE)
-
-/* A node is 0x01 and 64 bytes of children. Its first block holds 63 of them, shifted by one
- * byte; no byte before `children` is read. */
-ALWAYS_INLINE void node_first_block(struct words *w, const uint8_t *children, int has_fifth)
+static void nodes_by_five(const uint8_t *children, size_t count, uint8_t *parents)
 {
-    const uint8x16_t prefix = vdupq_n_u8(0x01);
-
-    for (unsigned m = 0; m < 4; m++)
-        w->four[m] = swap_bytes(vextq_u8(prefix, vld1q_u8(children + PAIR_SIZE * m), 15));
-    transpose(w->four);
-    for (unsigned i = 1; i < 4; i++) {
-        for (unsigned m = 0; m < 4; m++)
-            w->four[4 * i + m] = swap_bytes(vld1q_u8(children + PAIR_SIZE * m + 16 * i - 1));
-        transpose(w->four + 4 * i);
-    }
-    if (has_fifth) {
-        const uint8_t *fifth = children + 4 * PAIR_SIZE;
-
-        w->fifth[0] = 0x01000000 | iomt_load_be32(fifth) >> 8;
-        for (unsigned i = 1; i < 16; i++)
-            w->fifth[i] = iomt_load_be32(fifth + 4 * i - 1);
-    }
+    nodes(children, count, parents, 5, five_of_65);
 }
 
-/* The second block is the last byte, the end mark, words of zero, and the length in bits. */
-ALWAYS_INLINE void node_second_block(struct words *w, const uint8_t *children, int has_fifth)
+static void leaves_by_four(const struct iomt_leaf *leaf, size_t blocks)
 {
-    uint32_t first[5] = {0};
-
-    for (unsigned m = 0; m < (has_fifth ? 5 : 4); m++)
-        first[m] = (uint32_t)children[PAIR_SIZE * m + 63] << 24 | 0x00800000;
-    w->four[0] = vld1q_u32(first);
-    w->fifth[0] = first[4];
-    for (unsigned i = 1; i < 15; i++) {
-        w->four[i] = vdupq_n_u32(0);
-        w->fifth[i] = 0;
-    }
-    w->four[15] = vdupq_n_u32(NODE_BITS);
-    w->fifth[15] = NODE_BITS;
+    leaves(leaf, blocks, 0, four_of_65);
 }
 
-/* Words 16 to 31 of that block, with what is zero left out. The compiler does this for the
- * fifth message, but does not know what a shift with insertion gives. */
-ALWAYS_INLINE void node_words_of_four(uint32x4_t w[16])
+static void leaves_by_five(const struct iomt_leaf *leaf, size_t blocks)
 {
-    const uint32_t w17 = SMALL_SIGMA1(ROTATE_ONE, (uint32_t)NODE_BITS);
-    const uint32_t w19 = SMALL_SIGMA1(ROTATE_ONE, w17), w21 = SMALL_SIGMA1(ROTATE_ONE, w19);
-    const uint32_t sigma0_of_15 = SMALL_SIGMA0(ROTATE_ONE, (uint32_t)NODE_BITS);
-
-    w[1] = vdupq_n_u32(w17);
-    w[2] = SMALL_SIGMA1(ROTATE_FOUR, w[0]); /* w[0], word 16, is as word 0 */
-    w[3] = vdupq_n_u32(w19);
-    w[4] = SMALL_SIGMA1(ROTATE_FOUR, w[2]);
-    w[5] = vdupq_n_u32(w21);
-    w[6] = SMALL_SIGMA1(ROTATE_FOUR, w[4]) + w[15];
-    w[7] = w[0] + SMALL_SIGMA1(ROTATE_ONE, w21);
-    for (unsigned i = 8; i < 14; i++)
-        w[i] = w[i - 7] + SMALL_SIGMA1(ROTATE_FOUR, w[i - 2]);
-    w[14] = w[7] + SMALL_SIGMA1(ROTATE_FOUR, w[12]) + sigma0_of_15;
-    w[15] += w[8] + SMALL_SIGMA1(ROTATE_FOUR, w[13]) + SMALL_SIGMA0(ROTATE_FOUR, w[0]);
-}
-
-ALWAYS_INLINE void node_words_of_one(uint32_t w[16])
-{
-    for (unsigned i = 0; i < 16; i++)
-        w[i] += SMALL_SIGMA1(ROTATE_ONE, w[(i + 14) & 15]) + w[(i + 9) & 15] +
-                SMALL_SIGMA0(ROTATE_ONE, w[(i + 1) & 15]);
-}
-
-ALWAYS_INLINE void compress_node(struct chains *s, const uint8_t *children, int has_fifth)
-{
-    struct chains before;
-    struct words w;
-
-    node_first_block(&w, children, has_fifth);
-    compress_block(s, &w, has_fifth);
-    before = *s;
-    node_second_block(&w, children, has_fifth);
-    eight_rounds(s, &w, 0, 0, has_fifth);
-    eight_rounds(s, &w, 0, 8, has_fifth);
-    node_words_of_four(w.four);
-    if (has_fifth)
-        node_words_of_one(w.fifth);
-    eight_rounds(s, &w, 16, 0, has_fifth);
-    eight_rounds(s, &w, 16, 8, has_fifth);
-    rounds_from(32, s, &w, has_fifth);
-    add_chains(s, &before, has_fifth);
-}
-
-/* As many groups as there are whole ones; returns how many nodes that makes. */
-ALWAYS_INLINE size_t whole_groups(const uint8_t *children, size_t count, uint8_t *parents,
-                                  int has_fifth)
-{
-    const unsigned lanes = has_fifth ? 5 : 4;
-    size_t done = 0;
-
-    for (; done + lanes <= count; done += lanes, children += lanes * PAIR_SIZE) {
-        uint8_t *to = parents + done * IOMT_HASH_SIZE;
-        struct chains s;
-
-        for (unsigned i = 0; i < 8; i++) {
-            s.four[i] = vdupq_n_u32(iomt_sha256_start[i]);
-            s.fifth[i] = iomt_sha256_start[i];
-        }
-        compress_node(&s, children, has_fifth);
-        transpose(s.four);
-        transpose(s.four + 4);
-        for (unsigned m = 0; m < 4; m++, to += IOMT_HASH_SIZE) {
-            vst1q_u8(to, vrev32q_u8(vreinterpretq_u8_u32(s.four[m])));
-            vst1q_u8(to + 16, vrev32q_u8(vreinterpretq_u8_u32(s.four[4 + m])));
-        }
-        for (unsigned i = 0; has_fifth && i < 8; i++)
-            iomt_store_be32(to + 4 * i, s.fifth[i]);
-    }
-    return done;
-}
-
-static size_t groups_of_four(const uint8_t *children, size_t count, uint8_t *parents)
-{
-    return whole_groups(children, count, parents, 0);
-}
-
-static size_t groups_of_five(const uint8_t *children, size_t count, uint8_t *parents)
-{
-    return whole_groups(children, count, parents, 1);
-}
-
-/* What is left after whole groups joins one with idle lanes, or goes one by one. */
-ALWAYS_INLINE void nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
-                         uint8_t *parents,
-                         size_t (*groups)(const uint8_t *, size_t, uint8_t *))
-{
-    size_t done = groups(children, count, parents), left = count - done;
-
-    children += done * PAIR_SIZE;
-    parents += done * IOMT_HASH_SIZE;
-    if (left >= backend->fewest) {
-        uint8_t pairs[5 * PAIR_SIZE] = {0}, hashes[5 * IOMT_HASH_SIZE];
-
-        memcpy(pairs, children, left * PAIR_SIZE);
-        groups(pairs, backend->lanes, hashes);
-        memcpy(parents, hashes, left * IOMT_HASH_SIZE);
-    } else if (left > 0) {
-        iomt_backend_portable.nodes(children, left, parents);
-    }
+    leaves(leaf, blocks, 1, five_of_65);
 }
 
 extern const iomt_backend iomt_backend_neon;
-extern const iomt_backend iomt_backend_neon5;
-
-static void nodes_of_four(const uint8_t *children, size_t count, uint8_t *parents)
-{
-    nodes(&iomt_backend_neon, children, count, parents, groups_of_four);
-}
-
-static void nodes_of_five(const uint8_t *children, size_t count, uint8_t *parents)
-{
-    nodes(&iomt_backend_neon5, children, count, parents, groups_of_five);
-}
-
 const iomt_backend iomt_backend_neon = {
     .name = "neon",
     .needs = IOMT_CPU_NEON,
     .lanes = 4,
-    .fewest = 3,
+    .fewest = FEWEST,
     .compress = compress_four,
-    .compress_one = compress_one,
-    .nodes = nodes_of_four,
+    .compress_one = iomt_compress_portable,
+    .nodes = nodes_by_four,
+    .leaves = leaves_by_four,
 };
 
+extern const iomt_backend iomt_backend_neon5;
 const iomt_backend iomt_backend_neon5 = {
     .name = "neon-5",
     .needs = IOMT_CPU_NEON,
     .lanes = 5,
-    .fewest = 3,
+    .fewest = FEWEST,
     .compress = compress_five,
-    .compress_one = compress_one,
-    .nodes = nodes_of_five,
+    .compress_one = iomt_compress_portable,
+    .nodes = nodes_by_five,
+    .leaves = leaves_by_five,
 };
 
 #endif
