@@ -53,13 +53,14 @@ ffi.cdef(
                         size_t count, uint8_t *root);
     size_t iomt_tree_path(const iomt_backend *backend, const uint8_t *leaf_hashes,
                           size_t count, size_t index, uint8_t *path);
-    void iomt_range_root(const iomt_backend *backend, const uint8_t *range, size_t count,
-                         uint8_t *root);
+    void iomt_range_root(const iomt_backend *backend, const uint8_t *range,
+                         size_t count, uint8_t *root);
     size_t iomt_batch(const iomt_backend *backend, uint8_t *records, size_t size,
                       const void *ends, size_t count, const uint8_t *salt_keys,
-                      size_t key_count, const void *key_of, uint8_t *tree, size_t width);
-    size_t iomt_extend_range(const iomt_backend *backend, uint64_t size, uint8_t *range,
-                             const uint8_t *leaf_hashes, size_t count);
+                      size_t key_count, const void *key_of, uint8_t *tree,
+                      size_t width);
+    size_t iomt_extend_range(const iomt_backend *backend, uint64_t size,
+                             uint8_t *range, const uint8_t *leaf_hashes, size_t count);
     """
 )
 ffi.set_source(

@@ -60,12 +60,12 @@ typedef struct {
     size_t count;
     const iomt_backend *failed[IOMT_BACKENDS_MAX]; /* usable, but wrong in the self-test */
     size_t failed_count;
-    uint64_t took_ns;
+    uint64_t took_ns; /* of CPU time */
     uint64_t memory[IOMT_BACKENDS_MAX * 12]; /* holds the tuned copies */
 } iomt_choice;
 
-/* Tests and times every usable backend: about a millisecond, and after four it times no
- * more. Writes only `choice`; afterwards that is only read. */
+/* Tests and times every usable backend: about a millisecond of CPU time, and after three
+ * and a half it begins no further measurement. Writes only `choice`; afterwards that is only read. */
 void iomt_calibrate(iomt_choice *choice);
 
 /* ---- Hashes of records (leaves.c) ---- */
