@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -154,3 +155,80 @@ def test_sha_instructions_stand_in_one_object_alone(built: Path) -> None:
     }
     assert with_them == {"sha256_armv8.o"}
     assert {"sha256_neon.o", "sha256_portable.o"} <= {p.name for p in built.glob("*.o")}
+
+
+# ---- The Python module, where tools/arm-root has fetched an ARM Python ----
+
+ROOT = Path(os.environ.get("IOMT_ARM_ROOT") or "/nonexistent")
+needs_root = pytest.mark.skipif(
+    not (ROOT / "usr" / "bin" / "python3").exists(),
+    reason="needs IOMT_ARM_ROOT, a directory made by tools/arm-root",
+)
+ACTIVE = "from edge.ledger import core; print(core.active(), *core.backends())"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a copy of `edge`, its C module compiled for the ARM Python."""
+    directory = tmp_path_factory.mktemp("package")
+    without = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(PROJECT / "edge", directory / "edge", ignore=without)
+    native, include = PROJECT / "native", ROOT / "usr" / "include"
+    ffi = runpy.run_path(str(native / "build_core.py"))["ffi"]
+    ffi.emit_c_code(str(directory / "_core.c"))
+    flags = ["-O3", "-std=c11", "-fvisibility=hidden", "-shared", "-fPIC"]
+    includes = [f"-I{native}", f"-I{include}/python3.11", f"-I{include}"]
+    module = directory / "edge" / "ledger" / "_core.abi3.so"
+    subprocess.run(
+        [
+            *("aarch64-linux-gnu-gcc", *flags, *includes, str(directory / "_core.c")),
+            *(*map(str, sorted(native.glob("*.c"))), "-o", str(module)),
+        ],
+        check=True,
+    )
+    return directory
+
+
+def arm_python(package: Path, *arguments: str, preload: Path | None = None) -> str:
+    qemu = ["qemu-aarch64", "-cpu", "cortex-a72", "-L", str(ROOT)]
+    qemu += ["-E", f"PYTHONPATH={package}"]
+    if preload:
+        qemu += ["-E", f"LD_PRELOAD={preload}"]
+        qemu += ["-E", f"IOMT_TEST_HIDDEN_HWCAP={CRYPTO_BITS}"]
+    done = subprocess.run(
+        [*qemu, str(ROOT / "usr" / "bin" / "python3"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=package,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@needs_root
+def test_python_takes_neon_where_the_kernel_names_no_sha_instructions(
+    built: Path, package: Path
+) -> None:
+    """The choice itself, as `import edge` makes it on a Pi 4."""
+    hidden = built / "hidden_hwcap.so"
+    active, *usable = arm_python(package, "-c", ACTIVE, preload=hidden).split()
+    assert active in {"neon", "neon-5"}
+    assert set(usable) == {"neon", "neon-5", "portable"}
+
+
+@needs_root
+def test_python_knows_every_backend_of_a_pi_5(package: Path) -> None:
+    _, *usable = arm_python(package, "-c", ACTIVE).split()
+    assert set(usable) == {"armv8", "neon", "neon-5", "portable"}
+
+
+@needs_root
+@pytest.mark.timeout(500)
+def test_hashes_are_those_of_hashlib_on_an_arm_python(package: Path) -> None:
+    """All of test_hashes.py, for each backend: two minutes, so only on request."""
+    tests = PROJECT / "tests" / "native" / "test_hashes.py"
+    options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={package}"]
+    passed = arm_python(package, "-m", "pytest", *options, str(tests))
+    assert re.search(r"^\d\d\d passed", passed, re.MULTILINE), passed
