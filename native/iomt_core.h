@@ -64,8 +64,8 @@ typedef struct {
     uint64_t memory[IOMT_BACKENDS_MAX * 12]; /* holds the tuned copies */
 } iomt_choice;
 
-/* Tests and times every usable backend: about a millisecond of CPU time, and after three
- * and a half it begins no further measurement. Writes only `choice`; afterwards that is only read. */
+/* Tests and times every usable backend: about a millisecond of CPU time; three after the
+ * tests it begins no further measurement. Writes only `choice`; afterwards that is only read. */
 void iomt_calibrate(iomt_choice *choice);
 
 /* ---- Hashes of records (leaves.c) ---- */

@@ -117,9 +117,14 @@ class _Calibration:
     def __init__(self) -> None:
         self._choice = ffi.new("iomt_choice *")
         lib.iomt_calibrate(self._choice)
+        built = _built()  # in order of preference, for what was not timed
         rows = sorted(
             self._choice.measured[0 : self._choice.count],
-            key=lambda row: (not row.leaf_ns, row.leaf_ns + row.node_ns),
+            key=lambda row: (
+                not row.leaf_ns,
+                row.leaf_ns + row.node_ns,
+                built.index(_name(row.backend)),
+            ),
         )
         self.tuned = {_name(row.backend): row.backend for row in rows}
         self.measured = tuple(
