@@ -10,7 +10,7 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #define IOMT_X86 1
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && defined(__AARCH64EL__)
 #define IOMT_ARM64 1
 #endif
 
@@ -27,6 +27,15 @@ enum {
 
 /* Asks CPU and operating system each time (cpu.c). */
 uint32_t iomt_cpu_features(void);
+
+/* A record to hash, and where its leaf hash goes. */
+struct iomt_leaf {
+    const uint8_t *record;
+    size_t size;
+    uint8_t *hash;
+};
+
+#define IOMT_GROUP_BLOCKS 64 /* longer records go through `compress` */
 
 struct iomt_backend {
     const char *name;
@@ -51,7 +60,25 @@ struct iomt_backend {
     /* parents[i] = SHA-256(0x01 || children[2i] || children[2i+1]) for i < count. `parents`
      * may be `children` itself: read a group of pairs before writing its parents. */
     void (*nodes)(const uint8_t *children, size_t count, uint8_t *parents);
+
+    /* Optional; NULL: leaves.c builds the first and last blocks and calls `compress`. The
+     * leaf hashes of exactly `lanes` records, each of which makes `blocks` blocks with its
+     * prefix and padding, 1 .. IOMT_GROUP_BLOCKS. Reads nothing outside the records. Some
+     * may be one and the same: idle lanes. */
+    void (*leaves)(const struct iomt_leaf *leaf, size_t blocks);
+
+    /* Optional; NULL: this backend itself. Who takes what is left when fewer than `fewest`
+     * messages remain; iomt_calibrate sets both in its copy. */
+    const iomt_backend *few;
 };
+
+/* `count` parents: `backend` takes as many as fill its lanes, and its `few` the rest where
+ * they are fewer than `fewest` (tree.c). Otherwise as the function `nodes` above. */
+void iomt_nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
+                uint8_t *parents);
+
+/* Of the portable backend, for one that has no better `compress_one`. */
+void iomt_compress_portable(uint32_t state[8], const uint8_t *blocks, size_t count);
 
 /* FIPS 180-4: the initial hash value (5.3.3) and the constants (4.2.2). */
 extern const uint32_t iomt_sha256_start[8];

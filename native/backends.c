@@ -5,7 +5,15 @@
 /* Order is preference: best first. */
 #if defined(IOMT_X86)
 #define BACKENDS_OF_THIS_MACHINE(X) \
+    X(avx512) \
+    X(shani_x4) \
+    X(avx2) \
     X(shani)
+#elif defined(IOMT_ARM64)
+#define BACKENDS_OF_THIS_MACHINE(X) \
+    X(armv8)                        \
+    X(neon5)                        \
+    X(neon)
 #else
 #define BACKENDS_OF_THIS_MACHINE(X)
 #endif

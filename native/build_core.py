@@ -23,6 +23,26 @@ ffi.cdef(
     size_t iomt_backend_lanes(const iomt_backend *backend);
     const char *iomt_compiler(void);
 
+    typedef struct {
+        const iomt_backend *backend;
+        const iomt_backend *few;
+        uint32_t fewest;
+        double leaf_ns, node_ns;
+        ...;
+    } iomt_measured;
+
+    typedef struct {
+        iomt_measured measured[8];
+        size_t count;
+        const iomt_backend *failed[8];
+        size_t failed_count;
+        uint64_t took_ns;
+        ...;
+    } iomt_choice;
+
+    int iomt_self_test(const iomt_backend *backend);
+    void iomt_calibrate(iomt_choice *choice);
+
     void iomt_sha256(const iomt_backend *backend, const uint8_t *message, size_t size,
                      uint8_t *digest);
     size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records,
@@ -31,6 +51,16 @@ ffi.cdef(
     size_t iomt_check_ends(const void *ends, size_t count, size_t size);
     void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes,
                         size_t count, uint8_t *root);
+    size_t iomt_tree_path(const iomt_backend *backend, const uint8_t *leaf_hashes,
+                          size_t count, size_t index, uint8_t *path);
+    void iomt_range_root(const iomt_backend *backend, const uint8_t *range,
+                         size_t count, uint8_t *root);
+    size_t iomt_batch(const iomt_backend *backend, uint8_t *records, size_t size,
+                      const void *ends, size_t count, const uint8_t *salt_keys,
+                      size_t key_count, const void *key_of, uint8_t *tree,
+                      size_t width);
+    size_t iomt_extend_range(const iomt_backend *backend, uint64_t size,
+                             uint8_t *range, const uint8_t *leaf_hashes, size_t count);
     """
 )
 ffi.set_source(

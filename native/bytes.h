@@ -34,4 +34,13 @@ static inline uint64_t iomt_load_u64(const void *array, size_t index)
     return item;
 }
 
+/* The same for uint32_t. */
+static inline uint32_t iomt_load_u32(const void *array, size_t index)
+{
+    uint32_t item;
+
+    memcpy(&item, (const uint8_t *)array + index * sizeof item, sizeof item);
+    return item;
+}
+
 #endif

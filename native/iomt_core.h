@@ -38,6 +38,36 @@ size_t iomt_backend_lanes(const iomt_backend *backend);
 /* What this core was compiled with, such as "gcc 12.2.0", for benchmarks and reports. */
 const char *iomt_compiler(void);
 
+/* ---- Choice (choice.c) ---- */
+
+/* 1 if `backend` gives the right hashes and root for some records made up for the purpose,
+ * in all its lanes. About a tenth of a millisecond. */
+int iomt_self_test(const iomt_backend *backend);
+
+#define IOMT_BACKENDS_MAX 8
+
+typedef struct {
+    const iomt_backend *backend; /* a tuned copy, which knows who is better at few messages */
+    const iomt_backend *few;     /* that one, tuned as well; NULL: none */
+    uint32_t fewest;             /* messages from which on `backend` takes them itself */
+    double leaf_ns, node_ns;     /* per leaf hash of 150 bytes and per node, of 64; 0: not timed */
+} iomt_measured;
+
+/* What iomt_calibrate found, in the caller's memory: it is not to be moved, nor freed before
+ * the last call with one of its backends. */
+typedef struct {
+    iomt_measured measured[IOMT_BACKENDS_MAX]; /* the usable ones, fewest lanes first */
+    size_t count;
+    const iomt_backend *failed[IOMT_BACKENDS_MAX]; /* usable, but wrong in the self-test */
+    size_t failed_count;
+    uint64_t took_ns; /* of CPU time */
+    uint64_t memory[IOMT_BACKENDS_MAX * 12]; /* holds the tuned copies */
+} iomt_choice;
+
+/* Tests and times every usable backend: about a millisecond of CPU time; three after the
+ * tests it begins no further measurement. Writes only `choice`; afterwards that is only read. */
+void iomt_calibrate(iomt_choice *choice);
+
 /* ---- Hashes of records (leaves.c) ---- */
 
 /* SHA-256 of `size` bytes. */
@@ -68,5 +98,49 @@ size_t iomt_check_ends(const void *ends, size_t count, size_t size);
  * is. */
 void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
                     uint8_t root[IOMT_HASH_SIZE]);
+
+/* The inclusion path of leaf `index` < `count` (RFC 6962 section 2.1.1), from its sibling up:
+ * at most 64 hashes. Returns how many. */
+size_t iomt_tree_path(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
+                      size_t index, uint8_t path[64 * IOMT_HASH_SIZE]);
+
+/* The root over a compact range of `count` hashes, and that of no leaf if there are none. */
+void iomt_range_root(const iomt_backend *backend, const uint8_t *range, size_t count,
+                     uint8_t root[IOMT_HASH_SIZE]);
+
+/* ---- A commit of the gateway (batch.c) ---- */
+
+#define IOMT_SALT_SIZE 16
+#define IOMT_SALT_KEY_SIZE 32
+
+/* Salts the records of one commit, hashes them, and builds the tree over the hashes.
+ *
+ * `records` and `ends` are as for iomt_leaf_hashes, but each record begins with 16 bytes of
+ * room, into which its salt is written: HMAC-SHA-256(its key, its index as 8 bytes,
+ * big-endian), cut to 16. Record i uses key key_of[i] < `key_count` of `salt_keys`, 32 bytes
+ * each; `key_of` points to `count` uint32_t in native byte order. `records` is written and
+ * read, and nothing may change it, `ends` or `key_of` meanwhile: unlike everywhere else they
+ * are read more than once.
+ *
+ * `tree` has room for (2 * width - 1) * 32 bytes, `width` a power of two and not below
+ * `count`. The hashes beyond `count` stand there already (the batch's padding); the first
+ * `count` are written, then behind the row of `width` hashes the row of their parents, and so
+ * on: the last 32 bytes are the root, and a leaf's path is one sibling from each row.
+ *
+ * Returns `count`, or the index of a record that is wrong (its end, its room for the salt, or
+ * its key); nothing is then written. */
+size_t iomt_batch(const iomt_backend *backend, uint8_t *records, size_t size, const void *ends,
+                  size_t count, const uint8_t *salt_keys, size_t key_count, const void *key_of,
+                  uint8_t *tree, size_t width);
+
+#define IOMT_RANGE_MAX 64 /* hashes in a compact range: one for each bit of a size */
+
+/* Appends `count` leaf hashes to a tree of `size` leaves of which only the compact range is
+ * known: `range` holds one hash for each 1 bit of `size`, the largest subtree first, and has
+ * room for IOMT_RANGE_MAX + 1. It then holds that of size + count leaves, which must be below
+ * 2^63. Returns how many hashes that are. */
+size_t iomt_extend_range(const iomt_backend *backend, uint64_t size,
+                         uint8_t range[(IOMT_RANGE_MAX + 1) * IOMT_HASH_SIZE],
+                         const uint8_t *leaf_hashes, size_t count);
 
 #endif

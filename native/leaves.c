@@ -1,207 +1,213 @@
 /* SHA-256 of one message, and the leaf hashes of many records on all lanes of a backend.
  *
- * A leaf is 0x00 || record || padding. Only its first block and its last ones are built, in
- * the lane's `edge`; after the first block the record lies one byte off the block grid, so
- * the blocks in between are read where the record is, from its byte 63 on. */
+ * Records are taken in windows and ordered by the number of blocks they make, so that those
+ * which share a call of the backend end together: no lane waits for another. What is left
+ * over when fewer than a handful remain goes to the backend that is best at few.
+ *
+ * edges.h tells how a leaf is cut into blocks; a backend with a `leaves` of its own may do
+ * it another way. */
 #include "backend.h"
 #include "bytes.h"
+#include "edges.h"
 
-#define LEAF_PREFIX 0x00
-#define END_MARK 0x80
-#define MARK_AND_LENGTH 9 /* the shortest padding: end mark and 64-bit length */
-#define HEAD 63           /* record bytes in the first block of a leaf */
+/* Records ordered at a time: enough that lanes which wait at the seams between two numbers
+ * of blocks do not count, and few enough to stay in the first cache. */
+#define WINDOW 512
 
-/* Up to here a whole leaf is built in `edge`: a first block and at most two last ones. */
-#define SHORT_RECORD (HEAD + IOMT_BLOCK_SIZE - 1)
+/* Records of more than IOMT_GROUP_BLOCKS blocks stand together, in no order. */
+#define KINDS (IOMT_GROUP_BLOCKS + 2)
 
 struct lane {
-    uint8_t edge[3 * IOMT_BLOCK_SIZE];
-    size_t padded_for;     /* `edge` holds the padding of a short record of this size */
-    const uint8_t *blocks; /* where this message goes on, for `count` blocks; then */
-    size_t count;          /* 0: the lane is idle */
-    const uint8_t *middle; /* `middle_count` blocks here, then */
-    size_t middle_count;
-    size_t tail_count; /* this many from edge + 64 */
+    struct iomt_edges edges;
+    size_t next; /* block */
     uint8_t *hash;
 };
 
-/* The records not yet begun. */
-struct queue {
-    const uint8_t *records;
-    const void *ends;
-    size_t size, count, next;
-    size_t start; /* of record `next` */
-    uint8_t *hashes;
+/* Some records that follow each other, and the same ordered by the blocks they make. */
+struct window {
+    struct iomt_leaf given[WINDOW], ordered[WINDOW];
+    uint8_t kind[WINDOW]; /* blocks, or KINDS - 1 for many */
 };
 
-#define NO_PADDING SIZE_MAX
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* Ends a message whose last bytes, `used` of them, stand at `blocks`. Returns how many
- * blocks that makes. */
-static size_t pad(uint8_t *blocks, size_t used, uint64_t message_size)
+static inline size_t leaf_blocks(size_t size)
 {
-    size_t count = (used + MARK_AND_LENGTH + IOMT_BLOCK_SIZE - 1) / IOMT_BLOCK_SIZE;
-    size_t length_at = count * IOMT_BLOCK_SIZE - 8;
-
-    blocks[used] = END_MARK;
-    memset(blocks + used + 1, 0, length_at - used - 1);
-    iomt_store_be64(blocks + length_at, message_size * 8);
-    return count;
+    return iomt_block_count(1 + size);
 }
 
-INLINE void begin(struct lane *lane, const uint8_t *record, size_t size)
-{
-    lane->edge[0] = LEAF_PREFIX;
-    lane->blocks = lane->edge;
-    lane->middle_count = 0;
-    lane->tail_count = 0;
-    if (size <= SHORT_RECORD) {
-        if (size > 0)
-            memcpy(lane->edge + 1, record, size);
-        if (lane->padded_for == size) { /* records of one size follow each other */
-            lane->count = (1 + size + MARK_AND_LENGTH + IOMT_BLOCK_SIZE - 1) / IOMT_BLOCK_SIZE;
-        } else {
-            lane->count = pad(lane->edge, 1 + size, 1 + (uint64_t)size);
-            lane->padded_for = size;
-        }
-    } else {
-        size_t left = (size - HEAD) % IOMT_BLOCK_SIZE;
-
-        memcpy(lane->edge + 1, record, HEAD);
-        memcpy(lane->edge + IOMT_BLOCK_SIZE, record + size - left, left);
-        lane->count = 1;
-        lane->middle = record + HEAD;
-        lane->middle_count = (size - HEAD) / IOMT_BLOCK_SIZE;
-        lane->tail_count = pad(lane->edge + IOMT_BLOCK_SIZE, left, 1 + (uint64_t)size);
-        lane->padded_for = NO_PADDING;
-    }
-}
-
-/* Gives the next record to `lane`, whose first word of `state` this is. Returns 0 if its end
- * is wrong. */
-INLINE int begin_next(struct queue *queue, struct lane *lane, uint32_t *state, size_t lanes)
-{
-    uint64_t end = iomt_load_u64(queue->ends, queue->next);
-    int is_last = queue->next + 1 == queue->count;
-
-    if (end < queue->start || end > queue->size || (is_last && end != queue->size))
-        return 0;
-    begin(lane, queue->records + queue->start, (size_t)end - queue->start);
-    lane->hash = queue->hashes + queue->next * IOMT_HASH_SIZE;
-    for (size_t w = 0; w < 8; w++)
-        state[w * lanes] = iomt_sha256_start[w];
-    queue->start = (size_t)end;
-    queue->next++;
-    return 1;
-}
-
-/* Moves on by `step` blocks. Returns 1 if the message is complete; the lane is then idle. */
-INLINE int advance(struct lane *lane, size_t step)
-{
-    lane->blocks += step * IOMT_BLOCK_SIZE;
-    lane->count -= step;
-    if (lane->count > 0)
-        return 0;
-    if (lane->middle_count > 0) {
-        lane->blocks = lane->middle;
-        lane->count = lane->middle_count;
-        lane->middle_count = 0;
-        return 0;
-    }
-    lane->blocks = lane->edge + IOMT_BLOCK_SIZE;
-    lane->count = lane->tail_count;
-    lane->tail_count = 0;
-    return lane->count == 0;
-}
-
-INLINE void store_hash(const uint32_t *state, size_t stride, uint8_t *hash)
+static void store_hash(const uint32_t *state, size_t stride, uint8_t *hash)
 {
     for (size_t w = 0; w < 8; w++)
         iomt_store_be32(hash + 4 * w, state[w * stride]);
+}
+
+static inline int is_busy(const struct lane *lane)
+{
+    return lane->next < lane->edges.count;
+}
+
+static void begin(struct lane *lane, const struct iomt_leaf *leaf)
+{
+    iomt_build_tail(&lane->edges, leaf);
+    iomt_build_head(&lane->edges);
+    lane->next = 0;
+    lane->hash = leaf->hash;
 }
 
 static void finish_alone(const iomt_backend *backend, struct lane *lane, const uint32_t *state,
                          size_t lanes)
 {
     uint32_t own[8];
-    size_t step;
 
     for (size_t w = 0; w < 8; w++)
         own[w] = state[w * lanes];
-    do {
-        step = lane->count;
-        backend->compress_one(own, lane->blocks, step);
-    } while (!advance(lane, step));
+    while (is_busy(lane)) {
+        size_t run = iomt_leaf_run(&lane->edges, lane->next);
+
+        backend->compress_one(own, iomt_leaf_block(&lane->edges, lane->next), run);
+        lane->next += run;
+    }
     store_hash(own, 1, lane->hash);
 }
 
 /* One call of `compress`: as many blocks as the message that has the fewest in one piece.
  * An idle lane computes along with a busy one, and its result is dropped. */
-INLINE size_t compress_all(const iomt_backend *backend, const struct lane *lane, uint32_t *state,
-                           size_t lanes)
+static size_t compress_all(const iomt_backend *backend, const struct lane *lane, uint32_t *state)
 {
     const uint8_t *blocks[IOMT_MAX_LANES], *any = NULL;
     size_t step = SIZE_MAX;
 
-    for (size_t i = 0; i < lanes; i++) {
-        if (lane[i].count == 0)
+    for (size_t i = 0; i < backend->lanes; i++) {
+        size_t run;
+
+        if (!is_busy(&lane[i]))
             continue;
-        any = lane[i].blocks;
-        if (lane[i].count < step)
-            step = lane[i].count;
+        any = iomt_leaf_block(&lane[i].edges, lane[i].next);
+        run = iomt_leaf_run(&lane[i].edges, lane[i].next);
+        if (run < step)
+            step = run;
     }
-    for (size_t i = 0; i < lanes; i++)
-        blocks[i] = lane[i].count > 0 ? lane[i].blocks : any;
+    for (size_t i = 0; i < backend->lanes; i++)
+        blocks[i] = is_busy(&lane[i]) ? iomt_leaf_block(&lane[i].edges, lane[i].next) : any;
     backend->compress(state, blocks, step);
     return step;
 }
 
-INLINE size_t hash_queue(const iomt_backend *backend, struct queue *queue, size_t lanes)
+static const iomt_backend *backend_for_few(const iomt_backend *backend)
+{
+    return backend->few != NULL ? backend->few : backend;
+}
+
+/* Up to `lanes` records of any number of blocks, in lanes as long as that pays. */
+static void hash_together(const iomt_backend *backend, const struct iomt_leaf *leaf, size_t count)
 {
     struct lane lane[IOMT_MAX_LANES];
     _Alignas(64) uint32_t state[8 * IOMT_MAX_LANES];
-    size_t busy = 0;
+    size_t lanes = backend->lanes, busy = count;
 
     for (size_t i = 0; i < lanes; i++) {
-        lane[i].count = 0;
-        lane[i].padded_for = NO_PADDING;
-        if (queue->next == queue->count)
-            continue;
-        if (!begin_next(queue, &lane[i], state + i, lanes))
-            return queue->next;
-        busy++;
+        lane[i].next = lane[i].edges.count = 0;
+        if (i < count)
+            begin(&lane[i], &leaf[i]);
+        for (size_t w = 0; w < 8; w++)
+            state[w * lanes + i] = iomt_sha256_start[w];
     }
     while (busy >= backend->fewest) {
-        size_t step = compress_all(backend, lane, state, lanes);
+        size_t step = compress_all(backend, lane, state);
 
         for (size_t i = 0; i < lanes; i++) {
-            if (lane[i].count == 0 || !advance(&lane[i], step))
+            if (!is_busy(&lane[i]))
+                continue;
+            lane[i].next += step;
+            if (is_busy(&lane[i]))
                 continue;
             store_hash(state + i, lanes, lane[i].hash);
-            if (queue->next == queue->count)
-                busy--;
-            else if (!begin_next(queue, &lane[i], state + i, lanes))
-                return queue->next;
+            busy--;
         }
     }
     for (size_t i = 0; i < lanes; i++)
-        if (lane[i].count > 0)
-            finish_alone(backend, &lane[i], state + i, lanes);
-    return queue->count;
+        if (is_busy(&lane[i]))
+            finish_alone(backend_for_few(backend), &lane[i], state + i, lanes);
+}
+
+/* Records that make `blocks` blocks each, fewer of them than there are lanes. */
+static void hash_with_idle_lanes(const iomt_backend *backend, const struct iomt_leaf *leaf,
+                                 size_t count, size_t blocks)
+{
+    struct iomt_leaf all[IOMT_MAX_LANES];
+
+    for (size_t i = 0; i < backend->lanes; i++)
+        all[i] = leaf[i < count ? i : 0];
+    backend->leaves(all, blocks);
+}
+
+/* Any number of records, ordered by the blocks they make. */
+static void hash_ordered(const iomt_backend *backend, const struct iomt_leaf *leaf, size_t count)
+{
+    size_t lanes = backend->lanes;
+
+    while (count >= backend->fewest) {
+        size_t group = count < lanes ? count : lanes;
+        size_t blocks = leaf_blocks(leaf[0].size);
+        int alike = blocks == leaf_blocks(leaf[group - 1].size);
+
+        if (backend->leaves == NULL || !alike || blocks > IOMT_GROUP_BLOCKS)
+            hash_together(backend, leaf, group);
+        else if (group < lanes)
+            hash_with_idle_lanes(backend, leaf, group, blocks);
+        else
+            backend->leaves(leaf, blocks);
+        leaf += group;
+        count -= group;
+    }
+    if (count > 0 && backend->few != NULL)
+        hash_ordered(backend->few, leaf, count);
+    else if (count > 0)
+        hash_together(backend, leaf, count);
+}
+
+/* The first `count` records of the window, ordered by kind. */
+static const struct iomt_leaf *ordered(struct window *window, size_t count)
+{
+    uint16_t place[KINDS + 1] = {0};
+
+    for (size_t i = 0; i < count; i++)
+        place[window->kind[i] + 1]++;
+    for (size_t k = 0; k < KINDS; k++)
+        place[k + 1] = (uint16_t)(place[k + 1] + place[k]);
+    for (size_t i = 0; i < count; i++)
+        window->ordered[place[window->kind[i]]++] = window->given[i];
+    return window->ordered;
 }
 
 size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records, size_t size,
                         const void *ends, size_t count, uint8_t *hashes)
 {
-    struct queue queue = {records, ends, size, count, 0, 0, hashes};
+    struct window window;
+    uint64_t start = 0;
 
-    /* With the number of lanes known, the compiler unrolls what is done for each; a short
-     * record takes little more time to hash than this takes. */
-    if (backend->lanes == 2)
-        return hash_queue(backend, &queue, 2);
-    return hash_queue(backend, &queue, backend->lanes);
+    for (size_t done = 0; done < count;) {
+        size_t some = count - done < WINDOW ? count - done : WINDOW;
+        unsigned differ = 0;
+
+        for (size_t i = 0; i < some; i++) {
+            uint64_t end = iomt_load_u64(ends, done + i);
+            size_t blocks;
+
+            if (end < start || end > size)
+                return done + i;
+            blocks = leaf_blocks((size_t)(end - start));
+            window.given[i] = (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
+            window.kind[i] = (uint8_t)(blocks < KINDS ? blocks : KINDS - 1);
+            differ |= window.kind[i] ^ window.kind[0];
+            start = end;
+            hashes += IOMT_HASH_SIZE;
+        }
+        done += some;
+        if (done == count && start != size)
+            return count - 1;
+        hash_ordered(backend, differ ? ordered(&window, some) : window.given, some);
+    }
+    return count;
 }
 
 size_t iomt_check_ends(const void *ends, size_t count, size_t size)
@@ -222,14 +228,17 @@ void iomt_sha256(const iomt_backend *backend, const uint8_t *message, size_t siz
                  uint8_t digest[IOMT_HASH_SIZE])
 {
     size_t whole = size / IOMT_BLOCK_SIZE, left = size % IOMT_BLOCK_SIZE;
-    uint8_t tail[2 * IOMT_BLOCK_SIZE];
+    size_t count = iomt_block_count(left);
+    uint8_t tail[2 * IOMT_BLOCK_SIZE] = {0};
     uint32_t state[8];
 
     memcpy(state, iomt_sha256_start, sizeof state);
     if (whole > 0)
-        backend->compress_one(state, message, whole);
+        backend_for_few(backend)->compress_one(state, message, whole);
     if (left > 0)
         memcpy(tail, message + whole * IOMT_BLOCK_SIZE, left);
-    backend->compress_one(state, tail, pad(tail, left, size));
+    tail[left] = IOMT_END_MARK;
+    iomt_store_be64(tail + count * IOMT_BLOCK_SIZE - 8, (uint64_t)size * 8);
+    backend_for_few(backend)->compress_one(state, tail, count);
     store_hash(state, 1, digest);
 }

@@ -99,7 +99,7 @@ static void compress_block(uint32_t state[8], const uint8_t *block)
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
-static void compress_one(uint32_t state[8], const uint8_t *blocks, size_t count)
+void iomt_compress_portable(uint32_t state[8], const uint8_t *blocks, size_t count)
 {
     for (; count > 0; count--, blocks += IOMT_BLOCK_SIZE)
         compress_block(state, blocks);
@@ -107,7 +107,7 @@ static void compress_one(uint32_t state[8], const uint8_t *blocks, size_t count)
 
 static void compress(uint32_t *state, const uint8_t *const *blocks, size_t count)
 {
-    compress_one(state, blocks[0], count);
+    iomt_compress_portable(state, blocks[0], count);
 }
 
 /* A node is 65 bytes: one full block, and one with the last byte, the end mark and the
@@ -122,7 +122,7 @@ static void nodes(const uint8_t *children, size_t count, uint8_t *parents)
     for (; count > 0; count--, children += 2 * IOMT_HASH_SIZE, parents += IOMT_HASH_SIZE) {
         memcpy(blocks + 1, children, 2 * IOMT_HASH_SIZE);
         memcpy(state, iomt_sha256_start, sizeof state);
-        compress_one(state, blocks, 2);
+        iomt_compress_portable(state, blocks, 2);
         for (unsigned w = 0; w < 8; w++)
             iomt_store_be32(parents + 4 * w, state[w]);
     }
@@ -135,6 +135,6 @@ const iomt_backend iomt_backend_portable = {
     .lanes = 1,
     .fewest = 1,
     .compress = compress,
-    .compress_one = compress_one,
+    .compress_one = iomt_compress_portable,
     .nodes = nodes,
 };

@@ -14,13 +14,27 @@
 /* A leaf hash is 2^5 bytes and a piece 2^10 leaves: what memory can hold has fewer bits. */
 #define MAX_PENDING (64 - 5 - 10 + 1)
 
+void iomt_nodes(const iomt_backend *backend, const uint8_t *children, size_t count,
+                uint8_t *parents)
+{
+    size_t rest = count % backend->lanes;
+
+    if (backend->few == NULL || rest >= backend->fewest)
+        rest = 0;
+    if (count > rest)
+        backend->nodes(children, count - rest, parents);
+    if (rest > 0)
+        iomt_nodes(backend->few, children + (count - rest) * (2 * IOMT_HASH_SIZE), rest,
+                   parents + (count - rest) * IOMT_HASH_SIZE);
+}
+
 /* Reduces `count` >= 1 hashes in place to one, at `hashes`. */
 static void reduce(const iomt_backend *backend, uint8_t *hashes, size_t count)
 {
     while (count > 1) {
         size_t pairs = count / 2;
 
-        backend->nodes(hashes, pairs, hashes);
+        iomt_nodes(backend, hashes, pairs, hashes);
         if (count % 2)
             memcpy(hashes + pairs * IOMT_HASH_SIZE, hashes + (count - 1) * IOMT_HASH_SIZE,
                    IOMT_HASH_SIZE);
@@ -34,7 +48,7 @@ static void piece_root(const iomt_backend *backend, const uint8_t *leaf_hashes, 
 {
     size_t pairs = count / 2;
 
-    backend->nodes(leaf_hashes, pairs, scratch);
+    iomt_nodes(backend, leaf_hashes, pairs, scratch);
     if (count % 2)
         memcpy(scratch + pairs * IOMT_HASH_SIZE, leaf_hashes + (count - 1) * IOMT_HASH_SIZE,
                IOMT_HASH_SIZE);
@@ -58,7 +72,7 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
         for (size_t carry = done; carry % 2 == 0; carry /= 2) {
             uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
 
-            backend->nodes(pair, 1, pair);
+            iomt_nodes(backend, pair, 1, pair);
             held--;
         }
     }
@@ -66,10 +80,50 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
         piece_root(backend, leaf_hashes, left, scratch);
         memcpy(pending + held++ * IOMT_HASH_SIZE, scratch, IOMT_HASH_SIZE);
     }
-    for (; held > 1; held--) {
-        uint8_t *pair = pending + (held - 2) * IOMT_HASH_SIZE;
+    iomt_range_root(backend, pending, held, root);
+}
 
-        backend->nodes(pair, 1, pair);
+void iomt_range_root(const iomt_backend *backend, const uint8_t *range, size_t count,
+                     uint8_t root[IOMT_HASH_SIZE])
+{
+    uint8_t pair[2 * IOMT_HASH_SIZE];
+
+    if (count == 0) {
+        iomt_sha256(backend, NULL, 0, root);
+        return;
     }
-    memcpy(root, pending, IOMT_HASH_SIZE);
+    memcpy(root, range + --count * IOMT_HASH_SIZE, IOMT_HASH_SIZE);
+    while (count > 0) {
+        memcpy(pair, range + --count * IOMT_HASH_SIZE, IOMT_HASH_SIZE);
+        memcpy(pair + IOMT_HASH_SIZE, root, IOMT_HASH_SIZE);
+        iomt_nodes(backend, pair, 1, root);
+    }
+}
+
+size_t iomt_tree_path(const iomt_backend *backend, const uint8_t *leaf_hashes, size_t count,
+                      size_t index, uint8_t path[64 * IOMT_HASH_SIZE])
+{
+    size_t sibling_at[64], sibling_count[64], depth = 0, first = 0;
+
+    /* Down from the root, as the definition splits; the path is written from below. */
+    for (; count > 1; depth++) {
+        size_t split = 1;
+
+        while (split * 2 < count)
+            split *= 2;
+        if (index - first < split) {
+            sibling_at[depth] = first + split;
+            sibling_count[depth] = count - split;
+            count = split;
+        } else {
+            sibling_at[depth] = first;
+            sibling_count[depth] = split;
+            first += split;
+            count -= split;
+        }
+    }
+    for (size_t i = depth; i > 0; i--)
+        iomt_tree_root(backend, leaf_hashes + sibling_at[i - 1] * IOMT_HASH_SIZE,
+                       sibling_count[i - 1], path + (depth - i) * IOMT_HASH_SIZE);
+    return depth;
 }

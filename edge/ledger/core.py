@@ -10,8 +10,10 @@ wild access.
 (array('Q'), numpy uint64, or bytes of them). Record i is records[ends[i-1]:ends[i]],
 the first starts at 0. Ends never decrease, and the last equals len(records).
 
-A backend is chosen at import: the best that this CPU and operating system can run, or
-the one that the environment variable IOMT_CORE_BACKEND names (empty: not set).
+At import every backend that this CPU and operating system can run is tested with a
+known answer and timed, in a few milliseconds; the fastest is used, or the one that the
+environment variable IOMT_CORE_BACKEND names (empty: not set). `report` says what was
+found. One that fails its test is never used, and said so in the log.
 
 Mistakes of a caller are TypeError and ValueError. A signature that is not valid is an
 answer, never an exception: the one that OpenSSL gives (cofactorless verification).
@@ -19,7 +21,10 @@ answer, never an exception: the one that OpenSSL gives (cofactorless verificatio
 
 from __future__ import annotations
 
+import logging
 import os
+from array import array
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +53,10 @@ PUBLIC_KEY_SIZE: Final = 32
 SIGNATURE_SIZE: Final = 64
 END_SIZE: Final = 8
 
+SALT_SIZE: Final = 16
+SALT_KEY_SIZE: Final = 32
+PATH_LENGTH_MAX: Final = 64
+
 BACKEND_VARIABLE: Final = "IOMT_CORE_BACKEND"
 
 # Devices come back, so parsed public keys are kept: more than one gateway has devices.
@@ -59,55 +68,148 @@ _END_FORMATS: Final = frozenset({"Q", "@Q", "=Q", "L", "@L"})
 _BYTE_FORMATS: Final = frozenset({"B", "b", "c", "@B", "@b", "@c"})
 
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
+_BYTE_ARRAY: Final = ffi.typeof("uint8_t[]")  # parsed once, not in every call
+_from_buffer = ffi.from_buffer
+_hash_leaves = lib.iomt_leaf_hashes
+_log = logging.getLogger(__name__)
 
 
 # ---- Backends ----
 
 
-def _table() -> dict[str, Any]:
-    """Every backend of this build by name, best first."""
-    found: dict[str, Any] = {}
-    while (backend := lib.iomt_backend_at(len(found))) != ffi.NULL:
-        found[ffi.string(lib.iomt_backend_name(backend)).decode()] = backend
-    return found
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A backend that passed its test, as the calibration found it.
+
+    Times are for one leaf hash of a 150-byte record and for one node, of 64 in a call;
+    0 where the calibration ran out of time. With less than `fewest` messages left,
+    `few` takes them (None: nobody is better).
+    """
+
+    name: str
+    lanes: int
+    leaf_ns: float
+    node_ns: float
+    few: str | None
+    fewest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Which backend is in use and why; `measured` is fastest first."""
+
+    backend: str
+    why: str
+    compiler: str
+    measured: tuple[Measured, ...]
+    failed: tuple[str, ...]
+    unusable: tuple[str, ...]
+    calibration_ms: float
+
+
+def _name(backend: Any) -> str:
+    return str(ffi.string(lib.iomt_backend_name(backend)).decode())
+
+
+class _Calibration:
+    """The tuned backends by name, fastest first; outlives every use of them."""
+
+    def __init__(self) -> None:
+        self._choice = ffi.new("iomt_choice *")
+        lib.iomt_calibrate(self._choice)
+        built = _built()  # in order of preference, for what was not timed
+        rows = sorted(
+            self._choice.measured[0 : self._choice.count],
+            key=lambda row: (
+                not row.leaf_ns,
+                row.leaf_ns + row.node_ns,
+                built.index(_name(row.backend)),
+            ),
+        )
+        self.tuned = {_name(row.backend): row.backend for row in rows}
+        self.measured = tuple(
+            Measured(
+                _name(row.backend),
+                lib.iomt_backend_lanes(row.backend),
+                row.leaf_ns,
+                row.node_ns,
+                _name(row.few) if row.few != ffi.NULL else None,
+                row.fewest,
+            )
+            for row in rows
+        )
+        failed = self._choice.failed[0 : self._choice.failed_count]
+        self.failed = tuple(map(_name, failed))
+        self.took_ms = self._choice.took_ns / 1e6
+        for name in self.failed:
+            _log.error("backend %s fails its self-test here and is not used", name)
+        if not self.tuned:
+            raise ImportError("no backend of the native core passes its self-test")
+
+
+def _built() -> list[str]:
+    """Every backend of this build, usable or not."""
+    names: list[str] = []
+    while (backend := lib.iomt_backend_at(len(names))) != ffi.NULL:
+        names.append(_name(backend))
+    return names
+
+
+_calibration = _Calibration()
 
 
 def backends() -> list[str]:
-    """The backends that run on this CPU, best first; the last is `portable`."""
-    return [
-        name for name, backend in _table().items() if lib.iomt_backend_usable(backend)
-    ]
+    """The backends that run on this CPU and pass their test, fastest first."""
+    return list(_calibration.tuned)
 
 
 def _choose(name: str, asked_by: str) -> Any:
-    usable = ", ".join(backends())
-    backend = _table().get(name)
-    if backend is None:
-        raise ConfigurationError(
-            [f"{asked_by}: there is no backend {name!r}; usable here: {usable}"]
-        )
-    if not lib.iomt_backend_usable(backend):
-        raise ConfigurationError(
-            [f"{asked_by}: this CPU cannot run {name!r}; usable here: {usable}"]
-        )
-    return backend
+    backend = _calibration.tuned.get(name)
+    if backend is not None:
+        return backend
+    if name in _calibration.failed:
+        fault = f"{name!r} fails its self-test"
+    elif name in _built():
+        fault = f"this CPU cannot run {name!r}"
+    else:
+        fault = f"there is no backend {name!r}"
+    raise ConfigurationError(
+        [f"{asked_by}: {fault}; usable here: {', '.join(backends())}"]
+    )
 
 
 # Replaced as a whole and read once a call, so threads need no lock.
-_backend: Any = _choose(
-    os.environ.get(BACKEND_VARIABLE) or backends()[0], BACKEND_VARIABLE
-)
+_forced = os.environ.get(BACKEND_VARIABLE)
+_why = f"the environment variable {BACKEND_VARIABLE}" if _forced else "the fastest here"
+_backend: Any = _choose(_forced or backends()[0], BACKEND_VARIABLE)
 
 
 def use(name: str) -> None:
-    """Make the whole process use this backend from the next call on."""
-    global _backend  # noqa: PLW0603 - the one choice, made on purpose
-    _backend = _choose(name, "use")
+    """Make the whole process use this backend from the next call on.
+
+    A call that another thread has under way ends with the backend it began with.
+    """
+    global _backend, _why
+    _backend, _why = _choose(name, "use"), "asked for by the program"
 
 
 def active() -> str:
     """The name of the backend in use."""
-    return str(ffi.string(lib.iomt_backend_name(_backend)).decode())
+    return _name(_backend)
+
+
+def report() -> Report:
+    """What the calibration at import found, and what is in use now."""
+    known = {*backends(), *_calibration.failed}
+    return Report(
+        backend=active(),
+        why=_why,
+        compiler=ffi.string(lib.iomt_compiler()).decode(),
+        measured=_calibration.measured,
+        failed=_calibration.failed,
+        unusable=tuple(name for name in _built() if name not in known),
+        calibration_ms=_calibration.took_ms,
+    )
 
 
 # ---- Checks ----
@@ -170,6 +272,16 @@ def _check_some(count: int, size: int) -> None:
         raise ValueError(f"ends is empty, but there are {size} bytes")
 
 
+def _output(what: str, out: Buffer, size: int, wanted: str) -> Any:
+    """A writable buffer of exactly this size, for C to write into."""
+    view = _bytes_of(what, out)
+    if view.readonly:
+        raise ValueError(f"{what} must be writable")
+    if view.nbytes != size:
+        raise ValueError(f"{what} has {view.nbytes} bytes, not {wanted}")
+    return ffi.from_buffer("uint8_t[]", view, require_writable=True)
+
+
 def _exactly(what: str, value: Buffer, size: int) -> bytes:
     view = _bytes_of(what, value)
     if view.nbytes != size:
@@ -188,20 +300,38 @@ def leaf_hashes(
     `out` has exactly that size and shares no memory with the input. If `ends` turns out
     to be wrong, what it then holds is not defined.
     """
+    # Checking a few dozen records takes as long as hashing them; these types need none.
+    if (
+        type(records) is bytes
+        and type(ends) is array
+        and ends.typecode == "Q"
+        and type(out) is bytearray
+        and (count := len(ends))
+        and len(out) == count * HASH_SIZE
+        and count
+        == _hash_leaves(
+            _backend,
+            records,
+            len(records),
+            _from_buffer(_BYTE_ARRAY, ends),
+            count,
+            _from_buffer(_BYTE_ARRAY, out),
+        )
+    ):
+        return None
+    return _leaf_hashes_of_any(records, ends, out)
+
+
+def _leaf_hashes_of_any(
+    records: Buffer, ends: Buffer, out: Buffer | None
+) -> bytes | None:
     record_view, end_view = _bytes_of("records", records), _ends_view(ends)
     size, count = record_view.nbytes, _count("ends", end_view, END_SIZE)
     _check_some(count, size)
     if out is None:
         hashes = _new_bytes("uint8_t[]", count * HASH_SIZE)
     else:
-        out_view = _bytes_of("out", out)
-        if out_view.readonly:
-            raise ValueError("out must be writable")
-        if out_view.nbytes != count * HASH_SIZE:
-            raise ValueError(
-                f"out has {out_view.nbytes} bytes, not {count} × {HASH_SIZE}"
-            )
-        hashes = ffi.from_buffer("uint8_t[]", out_view, require_writable=True)
+        hashes = _output("out", out, count * HASH_SIZE, f"{count} × {HASH_SIZE}")
     good = lib.iomt_leaf_hashes(
         _backend,
         ffi.from_buffer("uint8_t[]", record_view),
@@ -221,6 +351,128 @@ def tree_root(leaf_hashes: Buffer) -> bytes:
     count = _count("leaf_hashes", view, HASH_SIZE)
     root = _new_bytes("uint8_t[]", HASH_SIZE)
     lib.iomt_tree_root(_backend, ffi.from_buffer("uint8_t[]", view), count, root)
+    return bytes(ffi.buffer(root))
+
+
+def tree_path(leaf_hashes: Buffer, index: int) -> list[bytes]:
+    """The inclusion path of the leaf at `index`, from its sibling up (RFC 6962)."""
+    view = _bytes_of("leaf_hashes", leaf_hashes)
+    count = _count("leaf_hashes", view, HASH_SIZE)
+    if not 0 <= index < count:
+        raise ValueError(f"no leaf {index} in a tree of {count}")
+    path = _new_bytes("uint8_t[]", PATH_LENGTH_MAX * HASH_SIZE)
+    length = lib.iomt_tree_path(
+        _backend, ffi.from_buffer("uint8_t[]", view), count, index, path
+    )
+    joined = bytes(ffi.buffer(path, length * HASH_SIZE))
+    return [joined[at : at + HASH_SIZE] for at in range(0, len(joined), HASH_SIZE)]
+
+
+# ---- What a commit needs ----
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTree:
+    """The tree of one commit: `width` leaf hashes, padding included, and its nodes.
+
+    `tree` holds the rows of the tree one after the other, the leaf hashes first.
+    """
+
+    width: int
+    tree: bytes
+
+    @property
+    def leaf_hashes(self) -> bytes:
+        """`width` × 32 bytes."""
+        return self.tree[: self.width * HASH_SIZE]
+
+    @property
+    def root(self) -> bytes:
+        """The root that the batch entry bears."""
+        return self.tree[-HASH_SIZE:]
+
+    def path(self, index: int) -> list[bytes]:
+        """The inclusion path of a leaf, from its sibling up."""
+        if not 0 <= index < self.width:
+            raise ValueError(f"no leaf {index} in a batch of {self.width}")
+        path, row, width = [], 0, self.width
+        while width > 1:
+            at = (row + (index ^ 1)) * HASH_SIZE
+            path.append(self.tree[at : at + HASH_SIZE])
+            row, width, index = row + width, width // 2, index // 2
+        return path
+
+
+def batch_tree(
+    records: bytearray,
+    ends: array[int],
+    salt_keys: bytes,
+    key_of: array[int],
+    padding: bytes,
+) -> BatchTree:
+    """Salt the records of a commit, hash them and build the tree over the hashes.
+
+    Each record begins with 16 bytes of room, which its salt takes: HMAC-SHA-256(key,
+    index as 8 bytes, big-endian) cut to 16, with key number key_of[i] (array('I')) of
+    `salt_keys`, 32 bytes each. `padding` makes the number of hashes a power of two.
+    Nothing else may use `records` meanwhile.
+    """
+    count, more = len(ends), _count("padding", memoryview(padding), HASH_SIZE)
+    width = count + more
+    if ends.typecode != "Q" or key_of.typecode != "I" or len(key_of) != count:
+        raise TypeError("ends is array('Q'), and key_of an array('I') as long")
+    if width.bit_count() != 1 or not count:
+        raise ValueError(f"{count} records and {more} hashes are no power of two")
+    tree = bytearray((2 * width - 1) * HASH_SIZE)
+    tree[count * HASH_SIZE : width * HASH_SIZE] = padding
+    keys = _count("salt_keys", memoryview(salt_keys), SALT_KEY_SIZE)
+    good = lib.iomt_batch(
+        _backend,
+        _from_buffer(_BYTE_ARRAY, records, require_writable=True),
+        len(records),
+        _from_buffer(_BYTE_ARRAY, ends),
+        count,
+        salt_keys,
+        keys,
+        _from_buffer(_BYTE_ARRAY, key_of),
+        _from_buffer(_BYTE_ARRAY, tree),
+        width,
+    )
+    if good != count:
+        raise ValueError(
+            f"record {good}: its end, its room for a salt or its key is wrong"
+        )
+    return BatchTree(width, bytes(tree))
+
+
+def extend_range(size: int, range_: bytes, leaf_hashes: Buffer) -> bytes:
+    """The compact range of a tree of `size` leaves with more of them appended.
+
+    A compact range has one hash for each 1 bit of the size, the largest subtree first.
+    """
+    view = _bytes_of("leaf_hashes", leaf_hashes)
+    count = _count("leaf_hashes", view, HASH_SIZE)
+    if size < 0 or len(range_) != size.bit_count() * HASH_SIZE:
+        raise ValueError(f"{len(range_)} bytes for the range of a tree of size {size}")
+    if size + count >= 1 << 63:
+        raise ValueError(f"a tree of {size} leaves takes no {count} more")
+    room = bytearray((PATH_LENGTH_MAX + 1) * HASH_SIZE)
+    room[: len(range_)] = range_
+    held = lib.iomt_extend_range(
+        _backend,
+        size,
+        _from_buffer(_BYTE_ARRAY, room),
+        _from_buffer(_BYTE_ARRAY, view),
+        count,
+    )
+    return bytes(room[: held * HASH_SIZE])
+
+
+def range_root(range_: bytes) -> bytes:
+    """The root of the tree that this compact range stands for."""
+    count = _count("range", memoryview(range_), HASH_SIZE)
+    root = _new_bytes("uint8_t[]", HASH_SIZE)
+    lib.iomt_range_root(_backend, range_, count, root)
     return bytes(ffi.buffer(root))
 
 

@@ -21,9 +21,7 @@ from edge.errors import RejectError
 from edge.ledger.tlog import (
     EMPTY_ROOT,
     HASH_SIZE,
-    CompactRange,
     Subtree,
-    node_hash,
     tree_root,
 )
 
@@ -191,86 +189,88 @@ def read_subtrees(
     return hashes
 
 
+def _root_of(joined: bytes) -> bytes:
+    return tree_root(split_hashes(joined))
+
+
 class TileEdge:
     """The right edge of the log: on each level the hashes of its partial tile.
 
-    Appending costs one node hash on average, whatever the size; the root costs one for
-    each 1 bit of the size.
+    `root_of` is the root over joined hashes (the C core's, where there is one).
     """
 
-    __slots__ = ("_ranges", "_rows", "size")
+    __slots__ = ("_root_of", "_rows", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, root_of: Callable[[bytes], bytes] = _root_of) -> None:
         self.size = 0
-        self._rows: list[list[bytes]] = []
-        self._ranges: list[CompactRange] = []  # over the same hashes as _rows
+        self._rows: list[bytearray] = []
+        self._root_of = root_of
 
     @classmethod
-    def load(cls, size: int, rows: Sequence[bytes]) -> TileEdge:
+    def load(
+        cls,
+        size: int,
+        rows: Sequence[bytes],
+        root_of: Callable[[bytes], bytes] = _root_of,
+    ) -> TileEdge:
         """The edge that `dump` took apart; RejectError where the widths disagree."""
         if len(rows) != levels(size):
             raise RejectError(f"{len(rows)} levels for a tree of size {size}")
-        edge = cls()
+        edge = cls(root_of)
         edge.size = size
         for level, row in enumerate(rows):
             width = (size >> TILE_HEIGHT * level) % TILE_WIDTH
             if len(row) != width * HASH_SIZE:
                 raise RejectError(f"level {level}: {len(row)} bytes for {width} hashes")
-            edge._grow()
-            for one in split_hashes(row):
-                edge._rows[level].append(one)
-                edge._ranges[level].append(one)
+            edge._rows.append(bytearray(row))
         return edge
 
     def dump(self) -> list[bytes]:
         """Each level's partial tile, level 0 first, to be kept together with `size`."""
-        return [b"".join(row) for row in self._rows]
+        return [bytes(row) for row in self._rows]
 
     def partial(self, level: int, width: int | None = None) -> bytes:
         """The partial tile of a level, or its first `width` hashes."""
-        row = self._rows[level] if level < len(self._rows) else []
-        if width is not None and width > len(row):
-            raise ValueError(f"level {level} is {len(row)} wide, not {width}")
-        return b"".join(row[:width])
+        row = self._rows[level] if level < len(self._rows) else bytearray()
+        if width is not None and width * HASH_SIZE > len(row):
+            raise ValueError(
+                f"level {level} is {len(row) // HASH_SIZE} wide, not {width}"
+            )
+        return bytes(row if width is None else row[: width * HASH_SIZE])
 
     def append(self, leaf: bytes) -> list[FullTile]:
         """Add a leaf hash; the tiles that became full with it, the lowest first."""
         if len(leaf) != HASH_SIZE:
             raise ValueError(f"a leaf hash of {len(leaf)} bytes")
+        return self.extend(leaf)
+
+    def extend(self, leaf_hashes: bytes) -> list[FullTile]:
+        """Add joined leaf hashes; the tiles that became full, by level and index."""
+        if len(leaf_hashes) % HASH_SIZE:
+            raise ValueError(f"leaf hashes of {len(leaf_hashes)} bytes")
         full: list[FullTile] = []
-        self.size += 1
-        hash_ = leaf
-        level = 0
-        while True:
+        more, level = leaf_hashes, 0
+        while more:
             if level == len(self._rows):
-                self._grow()
-            row, range_ = self._rows[level], self._ranges[level]
-            row.append(hash_)
-            range_.append(hash_)
-            if len(row) < TILE_WIDTH:
-                return full
-            index = (self.size >> TILE_HEIGHT * (level + 1)) - 1
-            full.append(FullTile(level, index, b"".join(row)))
-            hash_ = range_.root()
-            self._rows[level] = []
-            self._ranges[level] = CompactRange()
+                self._rows.append(bytearray())
+            row = self._rows[level]
+            row += more
+            first = len(full)
+            index = self.size >> TILE_HEIGHT * (level + 1)
+            while len(row) >= TILE_SIZE:
+                full.append(FullTile(level, index, bytes(row[:TILE_SIZE])))
+                del row[:TILE_SIZE]
+                index += 1
+            more = b"".join(self._root_of(tile.content) for tile in full[first:])
             level += 1
-
-    def peaks(self) -> list[bytes]:
-        """The roots of the full subtrees that the tree is made of, the smallest first.
-
-        They are the inclusion path of the leaf that is appended next.
-        """
-        return [left for range_ in self._ranges for left in reversed(range_.dump())]
+        self.size += len(leaf_hashes) // HASH_SIZE
+        return full
 
     def root(self) -> bytes:
         """The root of the whole tree."""
         result = b""
-        for range_ in self._ranges:
-            for left in reversed(range_.dump()):
-                result = node_hash(left, result) if result else left
+        for row in self._rows:
+            # What is incomplete below is the last, incomplete node of this level.
+            if row or result:
+                result = self._root_of(bytes(row) + result)
         return result or EMPTY_ROOT
-
-    def _grow(self) -> None:
-        self._rows.append([])
-        self._ranges.append(CompactRange())

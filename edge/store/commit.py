@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -69,6 +70,7 @@ class Slot(NamedTuple):
     retention: Class
 
 
+_SALT_ROOM = bytes(core.SALT_SIZE)
 GATEWAY_SLOT = Slot(0, 0, 0, Class.GATEWAY)
 
 
@@ -159,6 +161,7 @@ class _Episode:
 
 @dataclass(slots=True)
 class _Frame:
+    number: int  # of its salt key, in this batch
     episode: _Episode
     retention: Class
     salt_key: bytes
@@ -184,7 +187,7 @@ def load_edge(connection: apsw.Connection, size: int) -> tiles.TileEdge:
     partial = [
         partial_tile(connection, level, size) for level in range(tiles.levels(size))
     ]
-    return tiles.TileEdge.load(size, partial)
+    return tiles.TileEdge.load(size, partial, core.tree_root)
 
 
 def create(connection: apsw.Connection, origin: str, master: bytes) -> None:
@@ -233,6 +236,10 @@ class Writer:
         self._quarantined_total = self._quarantined.total()
         connection.set_wal_hook(self._note_wal)
         self._edge = self._load_edge()
+        # The bits of a size are those of its digits to the base of a tile's width.
+        self._range = b"".join(
+            core.extend_range(0, b"", row) for row in reversed(self._edge.dump())
+        )
 
     @property
     def verifier(self) -> note.Verifier:
@@ -254,7 +261,7 @@ class Writer:
         """Recompute the head from what is stored; check it against the checkpoint."""
         stored = rows(self._connection, "SELECT size, note FROM checkpoint")
         if not stored:
-            return tiles.TileEdge()
+            return tiles.TileEdge(core.tree_root)
         [(size, signed)] = stored
         try:
             opened = note.open_note(signed, [self._verifier], core.verify)
@@ -349,23 +356,29 @@ class Writer:
         signed = b""
         execute = self._connection.execute
         first = self._edge.size
-        levels_changed = 0
         for place, body in enumerate(entries):
             execute("INSERT INTO entries VALUES (?, ?)", (first + place, body))
-            path = tuple(self._edge.peaks()) if place == len(entries) - 1 else ()
-            full = self._edge.append(tlog.leaf_hash(body))
-            for tile in full:
-                execute(
-                    "INSERT INTO tiles VALUES (?, ?, ?)",
-                    (tile.level, tile.index, tile.content),
-                )
-            levels_changed = max(levels_changed, len(full))
-        if levels_changed:
+        ends = array("Q", accumulate(map(len, entries)))
+        hashes = core.leaf_hashes(b"".join(entries), ends) or b""
+        if entries:
+            last = len(hashes) - tlog.HASH_SIZE
+            before = core.extend_range(first, self._range, hashes[:last])
+            # The roots that stand before a leaf are its path, the smallest first.
+            path = tuple(reversed(tiles.split_hashes(before)))
+            size = first + len(entries) - 1
+            self._range = core.extend_range(size, before, hashes[last:])
+        full = self._edge.extend(hashes)
+        for tile in full:
+            execute(
+                "INSERT INTO tiles VALUES (?, ?, ?)",
+                (tile.level, tile.index, tile.content),
+            )
+        if full:
             for level, hashes in enumerate(self._edge.dump()[1:], start=1):
                 execute("INSERT OR REPLACE INTO edge VALUES (?, ?)", (level, hashes))
         if entries:
             checkpoint = note.Checkpoint(
-                self._verifier.name, self._edge.size, self._edge.root()
+                self._verifier.name, self._edge.size, core.range_root(self._range)
             )
             signed = note.sign_note(checkpoint.text, self._verifier, self._sign)
             execute(
@@ -400,30 +413,37 @@ class Writer:
         records = [count.encode(), *batch.records]
         frames: dict[Slot, _Frame] = {}
         salted = bytearray()
-        ends = array("Q")
+        ends, key_of = array("Q"), array("I")
         for index, (record, slot) in enumerate(
             zip(records, [GATEWAY_SLOT, *batch.slots], strict=True)
         ):
             frame = frames.get(slot)
             if frame is None:
                 episode = self._episode(slot, batch.time_ms)
-                frame = _Frame(episode, slot.retention, vault.new_key())
+                frame = _Frame(len(frames), episode, slot.retention, vault.new_key())
                 frames[slot] = frame
             frame.records.append((index, record))
-            salted += ledger_batch.salt(frame.salt_key, index)
+            key_of.append(frame.number)
+            salted += _SALT_ROOM
             salted += record
             ends.append(len(salted))
-        hashes = core.leaf_hashes(salted, ends) or b""
         missing = (1 << (len(records) - 1).bit_length()) - len(records)
-        leaves = hashes + os.urandom(missing * tlog.HASH_SIZE)
+        tree = core.batch_tree(
+            salted,
+            ends,
+            b"".join(frame.salt_key for frame in frames.values()),
+            key_of,
+            os.urandom(missing * tlog.HASH_SIZE),
+        )
         body = ledger_batch.Batch(
             boot_id=self._boot_id,
             number=batch.number,
             time_ms=batch.time_ms,
             synchronised=batch.clock_synced,
-            root=core.tree_root(leaves),
+            root=tree.root,
         ).encode()
-        return body, leaves, [self._seal_frame(batch, one) for one in frames.values()]
+        sealed = [self._seal_frame(batch, one) for one in frames.values()]
+        return body, tree.leaf_hashes, sealed
 
     def _seal_frame(self, batch: Batch, frame: _Frame) -> tuple[int, int, bytes]:
         plain = cbor.encode([frame.salt_key, frame.records])

@@ -138,7 +138,7 @@ class _Chain:
         leaf = ledger_batch.batch_leaf(found.salt, found.record)
         if hashes[found.leaf] != leaf:
             raise IntegrityError("salt and record do not give the leaf hash")
-        path = ledger_batch.batch_path(hashes, found.leaf)
+        path = core.tree_path(found.leaves, found.leaf)
         root = tlog.root_from_inclusion(found.leaf, len(hashes), leaf, path)
         if root != batch.root:
             raise IntegrityError("the path does not lead to the batch's root")

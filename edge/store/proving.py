@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge.errors import NotFoundError
 from edge.ledger import batch as ledger_batch
-from edge.ledger import proof, tiles
+from edge.ledger import core, proof, tiles
 from edge.model import Attestation, Record
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def prove(reader: Reader, reading_id: str, *, disclose: bool) -> bytes:
         extra = proof.BatchProof(
             entry=found.body,
             leaf_index=found.leaf,
-            path=tuple(ledger_batch.batch_path(hashes, found.leaf)),
+            path=tuple(core.tree_path(found.leaves, found.leaf)),
             leaf_hash=hashes[found.leaf],
             salt=found.salt if disclose else None,
             record=found.record if disclose else None,

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: E402
 from ledger_files import KEY, ORIGIN, STARTED_MS, VERIFIER  # noqa: E402
 
 from edge import cbor  # noqa: E402
-from edge.ledger import batch, note, receipt, tiles, tlog  # noqa: E402
+from edge.ledger import batch, note, receipt, tlog  # noqa: E402
 from edge.ledger.receipt import Accepted, Duplicate, Place, Refused  # noqa: E402
 
 _OTHER = Ed25519PrivateKey.from_private_bytes(sha256(b"another log").digest())
@@ -38,15 +38,15 @@ _PROTECTED = b"\xa2\x01\x27\x04\x48" + receipt.kid_of(VERIFIER.public_key)
 
 def place(entries: int) -> Place:
     """Where the last entry of a log of so many stands; the others are clock ticks."""
-    edge = tiles.TileEdge()
+    log = tlog.CompactRange()
     for number in range(entries - 1):
         tick = batch.ClockTick(bytes(16), STARTED_MS + number, True).encode()
-        edge.append(tlog.leaf_hash(tick))
+        log.append(tlog.leaf_hash(tick))
     time_ms = STARTED_MS + entries
     entry = batch.Batch(bytes(range(16)), 7, time_ms, True, sha256(b"r").digest())
-    path = tuple(edge.peaks())
-    edge.append(tlog.leaf_hash(entry.encode()))
-    checkpoint = note.Checkpoint(ORIGIN, edge.size, edge.root())
+    path = tuple(reversed(log.dump()))
+    log.append(tlog.leaf_hash(entry.encode()))
+    checkpoint = note.Checkpoint(ORIGIN, log.size, log.root())
     signed = note.sign_note(checkpoint.text, VERIFIER, KEY.sign)
     return Place(entry.encode(), entries - 1, path, signed)
 
