@@ -112,15 +112,15 @@ struct iomt_packed_point {
 int iomt_ed25519_decode_key(struct iomt_packed *x, struct iomt_packed *y,
                             const uint8_t key[32]);
 
-/* What iomt_ed25519_prepare makes of a key (struct iomt_ed25519_prepared in iomt_core.h is
- * room for one): multiples[j][i] = [(i + 1) 2^(64 j)] (-A), so that a scalar's digits need
- * only 64 doublings in all: digit 64 j + q of a signed-digit string belongs to table j at
- * step q. */
+/* What iomt_ed25519_prepare makes of a key: multiples[j][i] = [(i + 1) 2^(64 j)] (-A), so
+ * that a scalar's digits need only 64 doublings in all: digit 64 j + q of a signed-digit
+ * string belongs to table j at step q. */
 #define IOMT_PREPARED_PARTS 4
 #define IOMT_PREPARED_MULTIPLES 8
 
-struct iomt_prepared_key {
-    uint64_t is_point; /* 0: the key is no point, nothing verifies, the rest is not set */
+struct iomt_ed25519_prepared {
+    uint64_t is_point; /* 0: the key is no point, nothing verifies, no multiple is set */
+    uint8_t key[IOMT_ED25519_KEY_SIZE]; /* what it was made of */
     struct iomt_packed_point multiples[IOMT_PREPARED_PARTS][IOMT_PREPARED_MULTIPLES];
 };
 
@@ -136,7 +136,7 @@ struct iomt_ed25519_item {
     const uint8_t *signature; /* 64 bytes */
     const uint8_t *message;   /* NULL only if size is 0 */
     size_t size;
-    const struct iomt_prepared_key *prepared; /* of the same key; or NULL: not prepared */
+    const iomt_ed25519_prepared *prepared; /* of this very key; or NULL: not prepared */
 };
 
 /* The rule for one item in 64-bit scalar code: the fallback of every backend. */
