@@ -4,7 +4,7 @@
  * it becomes so: the public key, R and S. A test builds this file with IOMT_TRACK_SECRETS,
  * marks the seed undefined under valgrind, and then no branch and no address may depend on
  * it until there. */
-#include "ed25519_group.h"
+#include "ed25519.h"
 
 #include "bytes.h"
 
@@ -37,11 +37,10 @@ size_t iomt_ed25519_signer_size(void)
     return sizeof(struct iomt_ed25519_signer);
 }
 
-void iomt_ed25519_start_signer(iomt_ed25519_signer *signer,
+void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519_signer *signer,
                                const uint8_t seed[IOMT_ED25519_SEED_SIZE])
 {
     struct iomt_sha512 hash;
-    struct iomt_point point;
     uint8_t digest[IOMT_SHA512_SIZE], wide[64] = {0}, key[IOMT_ED25519_KEY_SIZE];
 
     iomt_sha512_start(&hash);
@@ -53,12 +52,10 @@ void iomt_ed25519_start_signer(iomt_ed25519_signer *signer,
     wide[31] &= 0x7f;
     wide[31] |= 0x40;
     iomt_scalar_reduce_secret(&signer->scalar, wide);
-    iomt_base_multiple_secret(&point, &signer->scalar);
-    iomt_point_encode_secret(key, &point);
+    backend->curve->encode_base_multiple_secret(key, &signer->scalar);
     PUBLISHED(key, sizeof key);
-    iomt_ed25519_prepare(&signer->prepared, key);
+    backend->curve->prepare(&signer->prepared, key);
     iomt_wipe(&hash, sizeof hash);
-    iomt_wipe(&point, sizeof point);
     iomt_wipe(digest, sizeof digest);
     iomt_wipe(wide, sizeof wide);
 }
@@ -74,11 +71,11 @@ void iomt_ed25519_signer_key(const iomt_ed25519_signer *signer,
     memcpy(public_key, signer->prepared.key, IOMT_ED25519_KEY_SIZE);
 }
 
-int iomt_ed25519_sign(const iomt_ed25519_signer *signer, const uint8_t *message, size_t size,
+int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_signer *signer,
+                      const uint8_t *message, size_t size,
                       uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE])
 {
     struct iomt_sha512 hash;
-    struct iomt_point point;
     struct iomt_scalar nonce, k, s;
     uint8_t digest[IOMT_SHA512_SIZE];
     const uint8_t *key = signer->prepared.key;
@@ -90,18 +87,16 @@ int iomt_ed25519_sign(const iomt_ed25519_signer *signer, const uint8_t *message,
     iomt_sha512_add(&hash, message, size);
     iomt_sha512_end(&hash, digest);
     iomt_scalar_reduce_secret(&nonce, digest);
-    iomt_base_multiple_secret(&point, &nonce);
-    iomt_point_encode_secret(signature, &point);
+    backend->curve->encode_base_multiple_secret(signature, &nonce);
     PUBLISHED(signature, 32);
     iomt_ed25519_challenge(&k, signature, key, message, size);
     iomt_scalar_muladd_secret(&s, &k, &signer->scalar, &nonce);
     iomt_scalar_encode(&s, signature + 32);
     PUBLISHED(signature + 32, 32);
     iomt_wipe(&hash, sizeof hash);
-    iomt_wipe(&point, sizeof point);
     iomt_wipe(&nonce, sizeof nonce);
     iomt_wipe(digest, sizeof digest);
-    good = iomt_ed25519_verify_item(&made);
+    good = iomt_ed25519_verify_item(backend->curve, &made);
     if (!good)
         iomt_wipe(signature, IOMT_ED25519_SIGNATURE_SIZE);
     return good;
@@ -109,11 +104,11 @@ int iomt_ed25519_sign(const iomt_ed25519_signer *signer, const uint8_t *message,
 
 /* ---- Verifying one ---- */
 
-int iomt_ed25519_verify_item(const struct iomt_ed25519_item *item)
+int iomt_ed25519_verify_item(const struct iomt_curve *curve,
+                             const struct iomt_ed25519_item *item)
 {
     struct iomt_scalar s, k;
     struct iomt_packed x, y;
-    struct iomt_point point;
     uint8_t encoded[32];
 
     if (!iomt_scalar_decode(&s, item->signature + 32))
@@ -121,15 +116,14 @@ int iomt_ed25519_verify_item(const struct iomt_ed25519_item *item)
     if (item->prepared != NULL) {
         if (!item->prepared->is_point)
             return 0;
-    } else if (!iomt_ed25519_decode_key(&x, &y, item->key)) {
+    } else if (!curve->decode_key(&x, &y, item->key)) {
         return 0;
     }
     iomt_ed25519_challenge(&k, item->signature, item->key, item->message, item->size);
     if (item->prepared != NULL)
-        iomt_verify_multiple_prepared(&point, &s, &k, item->prepared);
+        curve->encode_difference_prepared(encoded, &s, &k, item->prepared);
     else
-        iomt_verify_multiple(&point, &s, &k, &x, &y);
-    iomt_point_encode_secret(encoded, &point);
+        curve->encode_difference(encoded, &s, &k, &x, &y);
     return memcmp(encoded, item->signature, sizeof encoded) == 0;
 }
 
@@ -147,34 +141,63 @@ static const iomt_ed25519_prepared *same_key(const iomt_ed25519_prepared *prepar
     return prepared;
 }
 
-int iomt_ed25519_verify(const uint8_t public_key[IOMT_ED25519_KEY_SIZE],
+int iomt_ed25519_prepare(const iomt_ed25519_backend *backend, iomt_ed25519_prepared *prepared,
+                         const uint8_t public_key[IOMT_ED25519_KEY_SIZE])
+{
+    return backend->curve->prepare(prepared, public_key);
+}
+
+int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
+                        const uint8_t public_key[IOMT_ED25519_KEY_SIZE],
                         const iomt_ed25519_prepared *prepared, const uint8_t *message,
                         size_t size, const uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE])
 {
     const struct iomt_ed25519_item item = {public_key, signature, message, size,
                                            same_key(prepared, public_key)};
 
-    return iomt_ed25519_verify_item(&item);
+    return iomt_ed25519_verify_item(backend->curve, &item);
 }
 
 /* ---- Verifying many ---- */
 
-static void verify_one_by_one(const struct iomt_ed25519_item *items, size_t count,
-                              uint8_t *answers)
+static void verify_portable(const struct iomt_ed25519_item *items, size_t count,
+                            uint8_t *answers)
 {
     for (size_t i = 0; i < count; i++)
-        answers[i] = (uint8_t)iomt_ed25519_verify_item(&items[i]);
+        answers[i] = (uint8_t)iomt_ed25519_verify_item(&iomt_curve51, &items[i]);
 }
 
 static const iomt_ed25519_backend portable = {
     .name = "portable",
     .lanes = 1,
+    .curve = &iomt_curve51,
     .fewest = 1,
-    .verify = verify_one_by_one,
+    .verify = verify_portable,
 };
+
+#if defined(__x86_64__)
+static void verify_adx(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers)
+{
+    for (size_t i = 0; i < count; i++)
+        answers[i] = (uint8_t)iomt_ed25519_verify_item(&iomt_curve_adx, &items[i]);
+}
+
+static const iomt_ed25519_backend adx = {
+    .name = "adx",
+    .needs = IOMT_CPU_ADX,
+    .lanes = 1,
+    .curve = &iomt_curve_adx,
+    .fewest = 1,
+    .verify = verify_adx,
+};
+#endif
 
 /* Order is preference: best first, portable last. */
 static const iomt_ed25519_backend *const table[] = {
+#if defined(__x86_64__)
+    &iomt_ed25519_backend_ifma,
+    &adx,
+#endif
     &portable,
 };
 
@@ -221,10 +244,12 @@ size_t iomt_ed25519_verify_many(const iomt_ed25519_backend *backend, const uint8
             };
             start = end;
         }
-        if (taken < backend->fewest)
-            verify_one_by_one(items, taken, answers + first);
-        else
+        if (taken >= backend->fewest)
             backend->verify(items, taken, answers + first);
+        else
+            for (size_t i = 0; i < taken; i++)
+                answers[first + i] =
+                    (uint8_t)iomt_ed25519_verify_item(backend->curve, &items[i]);
     }
     return count;
 }

@@ -2,8 +2,8 @@
  *
  *   sha512.c            SHA-512 (FIPS 180-4)
  *   ed25519_scalar.c    numbers modulo L, the order of the base point
- *   ed25519_field.[ch]  numbers modulo p = 2^255 - 19, in 5 limbs of 51 bits
- *   ed25519_group.c     points, decoding, multiplication by scalars
+ *   ed25519_field*.h    numbers modulo p = 2^255 - 19: in limbs of 51 bits, and with ADX
+ *   ed25519_curve*      points, decoding, multiples, compiled for each of these fields
  *   ed25519_tables.c    multiples of the base point, written by make_ed25519_tables.py
  *   ed25519.c           keys, signing, verifying; the table of backends
  *   ed25519_ifma.c      verification in eight lanes of AVX-512 IFMA
@@ -30,6 +30,8 @@
 #ifndef __SIZEOF_INT128__
 #error "Ed25519 needs a 64-bit machine and a compiler with unsigned __int128"
 #endif
+
+__extension__ typedef unsigned __int128 iomt_uint128;
 
 /* ---- Little-endian words ---- */
 
@@ -90,6 +92,10 @@ void iomt_scalar_reduce_secret(struct iomt_scalar *scalar, const uint8_t bytes[6
 void iomt_scalar_muladd_secret(struct iomt_scalar *out, const struct iomt_scalar *a,
                                const struct iomt_scalar *b, const struct iomt_scalar *c);
 
+/* Signed digits of a scalar in radix 16, least significant first, each -8 .. 7 but the last,
+ * which is 0 .. 2: scalar = sum of digits[i] 16^i. */
+void iomt_scalar_radix16(const struct iomt_scalar *scalar, int8_t digits[64]);
+
 /* k = SHA-512(R || A || message) mod L; `r` and `key` are the bytes as given. */
 void iomt_ed25519_challenge(struct iomt_scalar *k, const uint8_t r[32], const uint8_t key[32],
                             const uint8_t *message, size_t size);
@@ -108,10 +114,6 @@ struct iomt_packed_point {
     struct iomt_packed y_plus_x, y_minus_x, t2d; /* t2d = 2 d x y */
 };
 
-/* Rule 2. 1 and the affine coordinates of A if the key is a point, otherwise 0. */
-int iomt_ed25519_decode_key(struct iomt_packed *x, struct iomt_packed *y,
-                            const uint8_t key[32]);
-
 /* What iomt_ed25519_prepare makes of a key: multiples[j][i] = [(i + 1) 2^(64 j)] (-A), so
  * that a scalar's digits need only 64 doublings in all: digit 64 j + q of a signed-digit
  * string belongs to table j at step q. */
@@ -124,9 +126,48 @@ struct iomt_ed25519_prepared {
     struct iomt_packed_point multiples[IOMT_PREPARED_PARTS][IOMT_PREPARED_MULTIPLES];
 };
 
-/* Signed digits of a scalar in radix 16, least significant first, each -8 .. 7 but the last,
- * which is 0 .. 2: scalar = sum of digits[i] 16^i. */
-void iomt_scalar_radix16(const struct iomt_scalar *scalar, int8_t digits[64]);
+/* ---- The curve in 64-bit scalar code (ed25519_curve_code.h) ---- */
+
+/* One way to compute on it. The encodings are those of RFC 8032 5.1.2. */
+struct iomt_curve {
+    /* The encoding of [scalar] B, in constant time. */
+    void (*encode_base_multiple_secret)(uint8_t bytes[32], const struct iomt_scalar *scalar);
+
+    /* Rule 2. 1 and the affine coordinates of A if the key is a point, otherwise 0. */
+    int (*decode_key)(struct iomt_packed *x, struct iomt_packed *y, const uint8_t key[32]);
+
+    /* The encoding of [s] B - [k] A, with A as decode_key gave it. */
+    void (*encode_difference)(uint8_t bytes[32], const struct iomt_scalar *s,
+                              const struct iomt_scalar *k, const struct iomt_packed *x,
+                              const struct iomt_packed *y);
+
+    /* iomt_ed25519_prepare */
+    int (*prepare)(iomt_ed25519_prepared *prepared, const uint8_t key[32]);
+
+    /* As encode_difference; the key must be a point. */
+    void (*encode_difference_prepared)(uint8_t bytes[32], const struct iomt_scalar *s,
+                                       const struct iomt_scalar *k,
+                                       const iomt_ed25519_prepared *prepared);
+};
+
+extern const struct iomt_curve iomt_curve51;   /* everywhere */
+extern const struct iomt_curve iomt_curve_adx; /* x86-64 with IOMT_CPU_ADX */
+
+/* ---- Tables (ed25519_tables.c) ---- */
+
+#define IOMT_COMB_PLACES 32
+#define IOMT_COMB_MULTIPLES 8
+#define IOMT_BASE_PARTS 4
+#define IOMT_BASE_MULTIPLES 64
+
+extern const struct iomt_packed iomt_curve_d;
+extern const struct iomt_packed iomt_root_of_minus_one;
+
+/* [i][j] = [(j + 1) 256^i] B */
+extern const struct iomt_packed_point iomt_base_comb[IOMT_COMB_PLACES][IOMT_COMB_MULTIPLES];
+
+/* [i][j] = [(2 j + 1) 2^(64 i)] B */
+extern const struct iomt_packed_point iomt_base_odd[IOMT_BASE_PARTS][IOMT_BASE_MULTIPLES];
 
 /* ---- Verification ---- */
 
@@ -139,23 +180,29 @@ struct iomt_ed25519_item {
     const iomt_ed25519_prepared *prepared; /* of this very key; or NULL: not prepared */
 };
 
-/* The rule for one item in 64-bit scalar code: the fallback of every backend. */
-int iomt_ed25519_verify_item(const struct iomt_ed25519_item *item);
+/* The rule for one item in 64-bit scalar code. */
+int iomt_ed25519_verify_item(const struct iomt_curve *curve,
+                             const struct iomt_ed25519_item *item);
 
 /* The most items that a backend is handed at once: enough to share one inversion. */
 #define IOMT_ED25519_GROUP 64
 
-/* A way to verify many. To add one: write its file and a line in the table of ed25519.c. */
+/* One way to do all of it. To add one: write its file and a line in the table of ed25519.c. */
 struct iomt_ed25519_backend {
     const char *name;
     uint32_t needs; /* IOMT_CPU_ bits, as in backend.h */
     uint32_t lanes;
 
-    /* With fewer items than this the scalar code is faster. */
+    /* The scalar code: for signing, for keys, and to verify fewer than `fewest`. */
+    const struct iomt_curve *curve;
     uint32_t fewest;
 
     /* answers[i] = 1 or 0 by the rule, for 1 <= count <= IOMT_ED25519_GROUP. */
     void (*verify)(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers);
 };
+
+#if defined(__x86_64__)
+extern const iomt_ed25519_backend iomt_ed25519_backend_ifma; /* ed25519_ifma.c */
+#endif
 
 #endif

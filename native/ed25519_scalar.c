@@ -1,6 +1,6 @@
 /* Numbers modulo L = 2^252 + 27742317777372353535851937790883648493 in 4 words of 64 bits,
  * in constant time: one code for challenges, which are public, and for nonces and keys. */
-#include "ed25519_field.h"
+#include "ed25519.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit: a
  * test compares. */
-#include "ed25519_group.h"
+#include "ed25519.h"
 
 const struct iomt_packed iomt_curve_d = {
     {0x75eb4dca135978a3, 0x00700a4d4141d8ab, 0x8cc740797779e898, 0x52036cee2b6ffe73}};

@@ -75,6 +75,14 @@ void iomt_tree_root(const iomt_backend *backend, const uint8_t *leaf_hashes, siz
 #define IOMT_ED25519_KEY_SIZE 32
 #define IOMT_ED25519_SIGNATURE_SIZE 64
 
+/* Ways to compute it, listed as iomt_backend_at lists those of SHA-256: best first, the last
+ * is "portable". The answers and signatures of all are the same. */
+typedef struct iomt_ed25519_backend iomt_ed25519_backend;
+
+const iomt_ed25519_backend *iomt_ed25519_backend_at(size_t index);
+int iomt_ed25519_backend_usable(const iomt_ed25519_backend *backend);
+const char *iomt_ed25519_backend_name(const iomt_ed25519_backend *backend);
+
 /* A private key ready to sign: secret. The caller has room for iomt_ed25519_signer_size()
  * bytes, aligned for uint64_t, and wipes it in the end. */
 typedef struct iomt_ed25519_signer iomt_ed25519_signer;
@@ -82,7 +90,7 @@ typedef struct iomt_ed25519_signer iomt_ed25519_signer;
 size_t iomt_ed25519_signer_size(void);
 
 /* Derives the key of RFC 8032 5.1.5 from a seed. Constant time. */
-void iomt_ed25519_start_signer(iomt_ed25519_signer *signer,
+void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519_signer *signer,
                                const uint8_t seed[IOMT_ED25519_SEED_SIZE]);
 
 void iomt_ed25519_wipe_signer(iomt_ed25519_signer *signer);
@@ -93,7 +101,8 @@ void iomt_ed25519_signer_key(const iomt_ed25519_signer *signer,
 /* The deterministic signature of RFC 8032 5.1.6, in constant time for each size. It is
  * verified before it is given out: 1, or 0 and a signature of zeros when the machine made a
  * mistake (a wrong signature can give the key away). */
-int iomt_ed25519_sign(const iomt_ed25519_signer *signer, const uint8_t *message, size_t size,
+int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_signer *signer,
+                      const uint8_t *message, size_t size,
                       uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE]);
 
 /* A public key with multiples of its point, for a key that comes back: verifying is then
@@ -105,22 +114,15 @@ size_t iomt_ed25519_prepared_size(void);
 
 /* Returns 1, or 0 for bytes that are no point: `prepared` then verifies nothing, and is as
  * good to keep. */
-int iomt_ed25519_prepare(iomt_ed25519_prepared *prepared,
+int iomt_ed25519_prepare(const iomt_ed25519_backend *backend, iomt_ed25519_prepared *prepared,
                          const uint8_t public_key[IOMT_ED25519_KEY_SIZE]);
 
 /* 1 if this is the key's signature of the message, otherwise 0. `prepared` may be NULL; if it
  * was made of another key it is not used. */
-int iomt_ed25519_verify(const uint8_t public_key[IOMT_ED25519_KEY_SIZE],
+int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
+                        const uint8_t public_key[IOMT_ED25519_KEY_SIZE],
                         const iomt_ed25519_prepared *prepared, const uint8_t *message,
                         size_t size, const uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE]);
-
-/* Ways to verify many, listed as iomt_backend_at lists those of SHA-256; the last is
- * "portable". */
-typedef struct iomt_ed25519_backend iomt_ed25519_backend;
-
-const iomt_ed25519_backend *iomt_ed25519_backend_at(size_t index);
-int iomt_ed25519_backend_usable(const iomt_ed25519_backend *backend);
-const char *iomt_ed25519_backend_name(const iomt_ed25519_backend *backend);
 
 /* answers[i] = iomt_ed25519_verify of key i (32 bytes of `public_keys`), message i and
  * signature i (64 bytes of `signatures`), whatever stands beside it. `ends` divides

@@ -26,7 +26,7 @@ TARGET = Path(__file__).resolve().parent / "ed25519_tables.c"
 HEAD = """\
 /* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit: a
  * test compares. */
-#include "ed25519_group.h"
+#include "ed25519.h"
 """
 
 Point = tuple[int, int]

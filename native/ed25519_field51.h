@@ -1,4 +1,6 @@
-/* Numbers modulo p = 2^255 - 19 in five limbs of 51 bits: value = sum of limb[i] 2^(51 i).
+/* Numbers modulo p = 2^255 - 19 in five limbs of 51 bits: value = sum of limb[i] 2^(51 i),
+ * for every 64-bit machine. ed25519_field_adx.h has the same functions; a file includes one
+ * of the two.
  *
  * Limbs are not unique, and how large they may be is part of each function's contract:
  *
@@ -11,13 +13,11 @@
  * has no factor 19, is below 2^110.4, so 19 times its carry is below 2^64 too.
  *
  * Everything here takes the same time for all values, so there is no _secret in the names.
- * The short functions stand in the header because calls would cost a fifth of their time. */
-#ifndef IOMT_ED25519_FIELD_H
-#define IOMT_ED25519_FIELD_H
+ * Functions stand in the header because calls would cost a fifth of their time. */
+#ifndef IOMT_ED25519_FIELD51_H
+#define IOMT_ED25519_FIELD51_H
 
 #include "ed25519.h"
-
-__extension__ typedef unsigned __int128 iomt_uint128;
 
 #define IOMT_LIMBS 5
 #define IOMT_LIMB_BITS 51
@@ -26,8 +26,6 @@ __extension__ typedef unsigned __int128 iomt_uint128;
 struct iomt_field {
     uint64_t limb[IOMT_LIMBS];
 };
-
-extern const struct iomt_field iomt_field_one;
 
 /* ---- Sums ---- */
 
@@ -130,20 +128,45 @@ static inline void iomt_field_unpack(struct iomt_field *out, const struct iomt_p
     out->limb[4] = w[3] >> 12;
 }
 
+/* One pass of carries; a loose number becomes one with limbs below 2^51 + 2^8. */
+static inline void iomt_field_carry_once(struct iomt_field *a)
+{
+    uint64_t carry = 0;
+
+    for (int i = 0; i < IOMT_LIMBS; i++) {
+        a->limb[i] += carry;
+        carry = a->limb[i] >> IOMT_LIMB_BITS;
+        a->limb[i] &= IOMT_LIMB_MASK;
+    }
+    a->limb[0] += 19 * carry;
+}
+
 /* The one number below p. Takes a loose number. */
-void iomt_field_pack(struct iomt_packed *packed, const struct iomt_field *a);
+static inline void iomt_field_pack(struct iomt_packed *packed, const struct iomt_field *a)
+{
+    struct iomt_field t = *a;
+    uint64_t quotient;
 
-/* ---- Powers ---- */
+    /* After two passes the value is below 2^255, so at most one p has to go. */
+    iomt_field_carry_once(&t);
+    iomt_field_carry_once(&t);
 
-/* a^(p - 2), the inverse; of 0 it is 0. Takes a loose number, gives a tight one. */
-void iomt_field_invert(struct iomt_field *out, const struct iomt_field *a);
+    /* The value is at least p exactly if adding 19 carries out of 255 bits. Then that sum,
+     * less its top bit, is the value minus p. */
+    quotient = (t.limb[0] + 19) >> IOMT_LIMB_BITS;
+    for (int i = 1; i < IOMT_LIMBS; i++)
+        quotient = (t.limb[i] + quotient) >> IOMT_LIMB_BITS;
+    t.limb[0] += 19 * quotient;
+    for (int i = 0; i < IOMT_LIMBS - 1; i++) {
+        t.limb[i + 1] += t.limb[i] >> IOMT_LIMB_BITS;
+        t.limb[i] &= IOMT_LIMB_MASK;
+    }
+    t.limb[4] &= IOMT_LIMB_MASK;
 
-/* a^((p - 5) / 8), from which a square root is made. */
-void iomt_field_root_power(struct iomt_field *out, const struct iomt_field *a);
-
-/* ---- Comparison ---- */
-
-/* 1 if a loose number is 0 modulo p. */
-int iomt_field_is_zero(const struct iomt_field *a);
+    packed->words[0] = t.limb[0] | t.limb[1] << 51;
+    packed->words[1] = t.limb[1] >> 13 | t.limb[2] << 38;
+    packed->words[2] = t.limb[2] >> 26 | t.limb[3] << 25;
+    packed->words[3] = t.limb[3] >> 39 | t.limb[4] << 12;
+}
 
 #endif
