@@ -1,5 +1,5 @@
-/* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit: a
- * test compares. */
+/* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit:
+ * a test compares. */
 #include "ed25519.h"
 
 const struct iomt_packed iomt_curve_d = {

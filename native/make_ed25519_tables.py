@@ -24,8 +24,8 @@ ODD_MULTIPLES = 64
 
 TARGET = Path(__file__).resolve().parent / "ed25519_tables.c"
 HEAD = """\
-/* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit: a
- * test compares. */
+/* Multiples of the Ed25519 base point. Written by make_ed25519_tables.py; do not edit:
+ * a test compares. */
 #include "ed25519.h"
 """
 

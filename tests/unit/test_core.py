@@ -384,4 +384,4 @@ def test_many_are_answered_as_one_by_one() -> None:
 
 def test_kept_public_keys_are_bounded() -> None:
     """Strangers can send any number of keys; memory must not follow them."""
-    assert core._parsed.cache_info().maxsize == core.KEPT_PUBLIC_KEYS
+    assert core._kept.cache_info().maxsize == core.KEPT_PUBLIC_KEYS
