@@ -263,14 +263,14 @@ ALWAYS_INLINE void decode_keys(struct group *groups, struct affine *out, int cou
         const __mmask8 turned = is_zero(carry(plus(vxx, widen(u[n]))));
         struct words bits;
 
-        x = select(turned & (__mmask8)~right, x, times(x, root));
+        x = choose(turned & (__mmask8)~right, x, times(x, root));
         bits = pack(x);
         /* The parity of x must be that of the sign bit; then -A has the other one. */
         odd[n] ^= _mm512_test_epi64_mask(bits.word[0], same(1));
         out[n].x = negate_if((__mmask8)~odd[n], x);
         groups[n].is_point = right | turned;
-        out[n].x = select(groups[n].is_point, small(0), out[n].x);
-        out[n].y = select(groups[n].is_point, small(1), out[n].y);
+        out[n].x = choose(groups[n].is_point, small(0), out[n].x);
+        out[n].y = choose(groups[n].is_point, small(1), out[n].y);
     }
 }
 
@@ -310,6 +310,7 @@ static __attribute__((noinline)) void multiply_group(struct group *group, const 
         struct found key;
         struct found_packed base;
 
+        base.negative = 0;
         if (with_key)
             look_up(&key, table, digit_at(&k, bit, KEY_BITS));
         if (with_base)
@@ -394,22 +395,20 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
                         const struct iomt_scalar *s, const size_t *indices, size_t count)
 {
     uint64_t s_words[4][LANES], k_words[4][LANES];
+    struct iomt_scalar k[LANES];
 
     group->count = count < LANES ? count : LANES;
     group->is_point = 0xff;
     for (size_t lane = 0; lane < LANES; lane++) {
-        size_t index = indices[lane < group->count ? lane : 0];
-        const struct iomt_ed25519_item *item = &items[index];
-        struct iomt_scalar k;
-
-        group->index[lane] = index;
-        group->items[lane] = item;
-        iomt_ed25519_challenge(&k, item->signature, item->key, item->message, item->size);
-        UNROLLED for (int i = 0; i < 4; i++) {
-            s_words[i][lane] = s[index].words[i];
-            k_words[i][lane] = k.words[i];
-        }
+        group->index[lane] = indices[lane < group->count ? lane : 0];
+        group->items[lane] = &items[group->index[lane]];
     }
+    iomt_ifma_challenges(k, group->items, group->count);
+    for (size_t lane = 0; lane < LANES; lane++)
+        for (int i = 0; i < 4; i++) {
+            s_words[i][lane] = s[group->index[lane]].words[i];
+            k_words[i][lane] = k[lane < group->count ? lane : 0].words[i];
+        }
     group->s = load_words(s_words);
     group->k = load_words(k_words);
 }

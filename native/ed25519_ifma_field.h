@@ -275,7 +275,7 @@ ALWAYS_INLINE __mmask8 is_zero(struct number a)
 }
 
 /* b in the lanes of `lanes`, a elsewhere. */
-ALWAYS_INLINE struct number select(__mmask8 lanes, struct number a, struct number b)
+ALWAYS_INLINE struct number choose(__mmask8 lanes, struct number a, struct number b)
 {
     UNROLLED for (int i = 0; i < LIMBS; i++)
         a.limb[i] = _mm512_mask_mov_epi64(a.limb[i], lanes, b.limb[i]);
