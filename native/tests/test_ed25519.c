@@ -5,14 +5,18 @@
  *   test_ed25519 commands          reads commands, answers each in a line of hexadecimal or
  *                                  "?": a test written in Python compares with its integers
  *
- * The last line of the first says how many checks passed and failed. Buffers are allocated
- * at their exact size, so that a sanitizer sees what is read beyond them. */
+ * The last line of the first says how many checks passed and failed. What goes to many
+ * verifications ends at a page that nobody may touch. */
+#define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS */
+
 #include "commands.h"
 #include "iomt_core.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define MOST_ARGUMENTS 6
 #define MOST_LINE (1 << 16)
@@ -259,6 +263,31 @@ static void *room(size_t size)
     return memory;
 }
 
+/* Room that ends at a page which must not be touched; `size` bytes of one mapping, which is
+ * kept until the end. A place is one of the buffers of a call. */
+#define PLACES 5
+#define MOST_ROOM (1u << 20)
+
+static uint8_t *guarded(size_t place, size_t size)
+{
+    static uint8_t *ends[PLACES];
+
+    if (ends[place] == NULL) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        uint8_t *at = mmap(NULL, MOST_ROOM + page, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (at == MAP_FAILED || mprotect(at + MOST_ROOM, page, PROT_NONE) != 0) {
+            perror("guard page");
+            exit(2);
+        }
+        ends[place] = at + MOST_ROOM;
+    }
+    if (size > MOST_ROOM)
+        exit(2);
+    return ends[place] - size;
+}
+
 static void test_signing(const iomt_ed25519_backend *backend, const struct vector *v, size_t at)
 {
     iomt_ed25519_signer *signer = room(iomt_ed25519_signer_size());
@@ -308,14 +337,14 @@ static void test_together(const iomt_ed25519_backend *backend, const struct vect
                           size_t all, size_t first, size_t count, int ready,
                           iomt_ed25519_prepared **prepared)
 {
-    uint8_t *keys = room(32 * count), *signatures = room(64 * count), *answers = room(count);
-    uint64_t *ends = room(8 * count), size = 0;
+    uint8_t *keys = guarded(0, 32 * count), *signatures = guarded(1, 64 * count);
+    uint8_t *answers = guarded(2, count), *ends = guarded(3, 8 * count), *messages;
     const iomt_ed25519_prepared **known = room(count * sizeof *known);
-    uint8_t *messages;
+    uint64_t size = 0;
 
     for (size_t i = 0; i < count; i++)
         size += vectors[(first + i) % all].message.size;
-    messages = room(size);
+    messages = guarded(4, size);
     size = 0;
     for (size_t i = 0; i < count; i++) {
         size_t at = (first + i) % all;
@@ -324,7 +353,8 @@ static void test_together(const iomt_ed25519_backend *backend, const struct vect
         memcpy(keys + 32 * i, v->key.bytes, 32);
         memcpy(signatures + 64 * i, v->signature.bytes, 64);
         memcpy(messages + size, v->message.bytes, v->message.size);
-        ends[i] = size += v->message.size;
+        size += v->message.size;
+        memcpy(ends + 8 * i, &size, 8);
         known[i] = ready == 2 || (ready == 1 && i % 3 == 0) ? prepared[at] : NULL;
     }
     memset(answers, 7, count);
@@ -333,7 +363,7 @@ static void test_together(const iomt_ed25519_backend *backend, const struct vect
           backend, "ends are right", count);
     for (size_t i = 0; i < count; i++)
         check(answers[i] == vectors[(first + i) % all].good, backend, "many", (first + i) % all);
-    free(keys), free(signatures), free(answers), free(ends), free(known), free(messages);
+    free(known);
 }
 
 static void test_wrong_ends(const iomt_ed25519_backend *backend, const struct vector *v)
