@@ -27,6 +27,7 @@ ADAPTER_PATTERN = re.compile(r"bluez|hci-tcp:[A-Za-z0-9.:\[\]-]+:\d{1,5}")
 FREE_RESERVE_MIN_MB = 16
 RETENTION_DAYS_MAX = 36_500
 MASTER_SOURCES = ("file", "credential", "passphrase")
+SIGNERS = ("native", "openssl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Settings:
     retention: Retention = Retention()
     watchdog: Path | None = None
     webhook: Webhook | None = None
+    signer: str = SIGNERS[0]
 
 
 class _Table:
@@ -274,7 +276,9 @@ def parse(text: str, name: str, base: Path) -> Settings:
     medium = store.get("medium", "ssd", _one_of(PACES))
     reserve = store.get("free_reserve_mb", 256, _whole(FREE_RESERVE_MIN_MB, 1 << 20))
     quota = store.get("quarantine_quota_kb", 1024, _whole(64, 1 << 20))
-    checkpoint_copy = opened["ledger"].get("checkpoint_copy", None, path)
+    ledger = opened["ledger"]
+    checkpoint_copy = ledger.get("checkpoint_copy", None, path)
+    signer = ledger.get("signer", SIGNERS[0], _one_of(dict.fromkeys(SIGNERS)))
     days = _whole(1, RETENTION_DAYS_MAX)
     watchdog = opened["watchdog"].get("socket", None, path)
     url = opened["alerts"].get("webhook", None, _web_address)
@@ -314,6 +318,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         retention=retention,
         watchdog=watchdog,
         webhook=Webhook(url, secret) if url and secret else None,
+        signer=signer,
     )
 
 
@@ -343,6 +348,7 @@ data   = "data"                   # database, tiles; relative to this file
 # quarantine_quota_kb = 1024      # refused messages kept for each sender
 
 [ledger]
+# signer = "native"               # "openssl": the log key signs through OpenSSL
 # checkpoint_copy = "/media/stick"  # a second medium: shows a store that was set back
 
 [alerts]                          # docs/alarms.md
