@@ -27,7 +27,13 @@
  * halves, each below one unit: 1 + 19 (4 + 10). The other limbs have less. */
 #define PRODUCT 267
 
+/* With a sanitizer's checks in every line the whole would take minutes to compile; gcc says
+ * only of one of them that it is there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(IOMT_SANITIZED)
+#define ALWAYS_INLINE static __attribute__((noinline, unused))
+#else
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#endif
 
 /* Before every loop over limbs: without, the compiler gives up in large functions, and keeps
  * limbs in memory. */
@@ -337,7 +343,7 @@ ALWAYS_INLINE void power_of_ones(struct number *ones250, struct number *eleven,
     EACH ones250[n] = times(t[n], ones50[n]);
 }
 
-/* a^((p - 5) / 8) = a^(2^252 - 3), for square roots. */
+/* a^((p - 5) / 8) = a^(2^252 - 3), for square roots. `out` is not `a`. */
 ALWAYS_INLINE void root_power(struct number *out, const struct number *a, int count)
 {
     struct number eleven[2];

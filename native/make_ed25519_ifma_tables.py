@@ -3,8 +3,8 @@
     python native/make_ed25519_ifma_tables.py            writes the file
     python native/make_ed25519_ifma_tables.py --check    status 1 if the file differs
 
-Lanes take digits of fixed width, so they want every multiple, where the scalar code wants
-the odd ones. The arithmetic is that of make_ed25519_tables.py.
+Lanes take digits of fixed width, so they want every multiple, where the scalar code
+wants the odd ones. The arithmetic is that of make_ed25519_tables.py.
 """
 
 from __future__ import annotations
