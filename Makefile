@@ -1,7 +1,8 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
 # make bench   the benchmark tables
-# make soak    power cuts, failing disks and kills, all of them: about ten minutes
+# make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
+#              10,000,000 signatures against OpenSSL's answer: about half an hour
 # make clean   remove what was built (not the data)
 #
 # PYTHON=python3.13 make run   uses another interpreter for the virtual environment
@@ -60,6 +61,7 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_gateway_process.py -k killed_again_and_again
 	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_js_verifier.py -k chance
+	$(BIN)/python tests/native/test_ed25519_fuzz.py 10000000
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \

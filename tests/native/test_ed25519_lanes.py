@@ -42,9 +42,9 @@ Ask = Callable[[list[str]], list[bytes]]
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+def ask(native_build: Path) -> Ask:
     """Commands in, replies out, all under sanitizers."""
-    build = tmp_path_factory.mktemp("lanes")
+    build = native_build
     subprocess.run(
         ["make", "-s", "-C", NATIVE, f"{build}/test_ed25519_lanes", f"BUILD={build}"],
         check=True,
