@@ -130,8 +130,9 @@ struct iomt_ed25519_prepared {
 
 /* One way to compute on it. The encodings are those of RFC 8032 5.1.2. */
 struct iomt_curve {
-    /* The encoding of [scalar] B, in constant time. */
-    void (*encode_base_multiple_secret)(uint8_t bytes[32], const struct iomt_scalar *scalar);
+    /* The encoding of [scalar] B, and its x as it stands there, in constant time. */
+    void (*encode_base_multiple_secret)(uint8_t bytes[32], struct iomt_packed *x,
+                                        const struct iomt_scalar *scalar);
 
     /* Rule 2. 1 and the affine coordinates of A if the key is a point, otherwise 0. */
     int (*decode_key)(struct iomt_packed *x, struct iomt_packed *y, const uint8_t key[32]);
@@ -148,6 +149,12 @@ struct iomt_curve {
     void (*encode_difference_prepared)(uint8_t bytes[32], const struct iomt_scalar *s,
                                        const struct iomt_scalar *k,
                                        const iomt_ed25519_prepared *prepared);
+
+    /* Whether `bytes` are what encode_difference_prepared gives, for somebody who knows
+     * what x should be: that saves the inversion. A wrong x is a no. */
+    int (*is_difference_prepared)(const uint8_t bytes[32], const struct iomt_packed *x,
+                                  const struct iomt_scalar *s, const struct iomt_scalar *k,
+                                  const iomt_ed25519_prepared *prepared);
 };
 
 extern const struct iomt_curve iomt_curve51;   /* everywhere */

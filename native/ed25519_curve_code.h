@@ -199,20 +199,20 @@ static void to_addend(struct addend *out, const struct point *p)
 
 /* ---- Encoding and decoding ---- */
 
-static void encode_secret(uint8_t bytes[32], const struct point *point)
+static void encode_secret(uint8_t bytes[32], struct iomt_packed *packed_x,
+                          const struct point *point)
 {
     struct iomt_field inverse, x, y;
-    struct iomt_packed packed_x, packed_y;
+    struct iomt_packed packed_y;
 
     invert(&inverse, &point->z);
     iomt_field_mul(&x, &point->x, &inverse);
     iomt_field_mul(&y, &point->y, &inverse);
-    iomt_field_pack(&packed_x, &x);
+    iomt_field_pack(packed_x, &x);
     iomt_field_pack(&packed_y, &y);
-    packed_y.words[3] |= packed_x.words[0] << 63;
+    packed_y.words[3] |= packed_x->words[0] << 63;
     for (int i = 0; i < 4; i++)
         iomt_store_le64(bytes + 8 * i, packed_y.words[i]);
-    iomt_wipe(&packed_x, sizeof packed_x);
 }
 
 /* RFC 8032 5.1.3: x^2 = u/v, and the candidate for its root is u v^3 (u v^7)^((p-5)/8). */
@@ -332,7 +332,8 @@ static void add_chosen_secret(struct point *p, const struct iomt_packed_point *r
 
 /* scalar = sum of digits[i] 16^i. The table has the even places; the odd ones are summed
  * first and multiplied by 16. */
-static void encode_base_multiple_secret(uint8_t bytes[32], const struct iomt_scalar *scalar)
+static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x,
+                                        const struct iomt_scalar *scalar)
 {
     struct point sum = neutral;
     int8_t digits[64];
@@ -346,7 +347,7 @@ static void encode_base_multiple_secret(uint8_t bytes[32], const struct iomt_sca
     double_point(&sum, 1);
     for (int i = 0; i < IOMT_COMB_PLACES; i++)
         add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i]);
-    encode_secret(bytes, &sum);
+    encode_secret(bytes, x, &sum);
     iomt_wipe(digits, sizeof digits);
     iomt_wipe(&sum, sizeof sum);
 }
@@ -358,6 +359,7 @@ static void encode_base_multiple_secret(uint8_t bytes[32], const struct iomt_sca
     .decode_key = decode_key,                                        \
     .encode_difference = encode_difference,                          \
     .prepare = prepare,                                              \
-    .encode_difference_prepared = encode_difference_prepared
+    .encode_difference_prepared = encode_difference_prepared,        \
+    .is_difference_prepared = is_difference_prepared
 
 #endif

@@ -91,6 +91,7 @@ static void encode_difference(uint8_t bytes[32], const struct iomt_scalar *s,
                           const struct iomt_packed *y)
 {
     struct point sum = neutral;
+    struct iomt_packed sum_x;
     struct addend table[KEY_MULTIPLES];
     int8_t base_digits[DIGITS], key_digits[DIGITS];
     int at = DIGITS - 1;
@@ -113,16 +114,16 @@ static void encode_difference(uint8_t bytes[32], const struct iomt_scalar *s,
             plan(&step, &iomt_base_odd[0][absolute(digit) / 2], digit < 0);
         take_step(&sum, &step);
     }
-    encode_secret(bytes, &sum);
+    encode_secret(bytes, &sum_x, &sum);
 }
 
-static void encode_difference_prepared(uint8_t bytes[32], const struct iomt_scalar *s,
-                                   const struct iomt_scalar *k,
-                                   const iomt_ed25519_prepared *prepared)
+static void difference_prepared(struct point *sum, const struct iomt_scalar *s,
+                                const struct iomt_scalar *k,
+                                const iomt_ed25519_prepared *prepared)
 {
-    struct point sum = neutral;
     int8_t base_digits[DIGITS], key_digits[DIGITS];
 
+    *sum = neutral;
     odd_digits(base_digits, s, BASE_BITS);
     odd_digits(key_digits, k, PREPARED_BITS);
     for (int at = PART_DIGITS - 1; at >= 0; at--) {
@@ -137,9 +138,56 @@ static void encode_difference_prepared(uint8_t bytes[32], const struct iomt_scal
             if (digit != 0)
                 plan(&step, &iomt_base_odd[part][absolute(digit) / 2], digit < 0);
         }
-        take_step(&sum, &step);
+        take_step(sum, &step);
     }
-    encode_secret(bytes, &sum);
+}
+
+static void encode_difference_prepared(uint8_t bytes[32], const struct iomt_scalar *s,
+                                       const struct iomt_scalar *k,
+                                       const iomt_ed25519_prepared *prepared)
+{
+    struct iomt_packed x;
+    struct point sum;
+
+    difference_prepared(&sum, s, k, prepared);
+    encode_secret(bytes, &x, &sum);
+}
+
+static int same(const struct iomt_packed *a, const struct iomt_packed *b)
+{
+    return memcmp(a->words, b->words, sizeof a->words) == 0;
+}
+
+/* x and y must be below p, or their packed forms differ; then x Z = X and y Z = Y. */
+static int is_difference_prepared(const uint8_t bytes[32], const struct iomt_packed *x,
+                                  const struct iomt_scalar *s, const struct iomt_scalar *k,
+                                  const iomt_ed25519_prepared *prepared)
+{
+    struct iomt_field fx, fy, difference_x, difference_y;
+    struct iomt_packed y, again;
+    struct point sum;
+    uint64_t sign;
+
+    for (int i = 0; i < 4; i++)
+        y.words[i] = iomt_load_le64(bytes + 8 * i);
+    sign = y.words[3] >> 63;
+    y.words[3] &= UINT64_MAX >> 1;
+    if (x->words[3] >> 63 != 0 || (x->words[0] & 1) != sign)
+        return 0;
+    iomt_field_unpack(&fx, x);
+    iomt_field_pack(&again, &fx);
+    if (!same(&again, x))
+        return 0;
+    iomt_field_unpack(&fy, &y);
+    iomt_field_pack(&again, &fy);
+    if (!same(&again, &y))
+        return 0;
+    difference_prepared(&sum, s, k, prepared);
+    iomt_field_mul(&fx, &fx, &sum.z);
+    iomt_field_mul(&fy, &fy, &sum.z);
+    iomt_field_sub(&difference_x, &fx, &sum.x);
+    iomt_field_sub(&difference_y, &fy, &sum.y);
+    return is_zero(&difference_x) && is_zero(&difference_y) && !is_zero(&sum.z);
 }
 
 /* ---- Prepared keys ---- */

@@ -119,6 +119,28 @@ static size_t hash_command(const struct argument *message, size_t at, uint8_t *r
     return IOMT_SHA512_SIZE;
 }
 
+/* The check without inversion agrees: yes to this encoding with its x, no to x + p (where
+ * that fits), to another x, sign or y. */
+static int checks_itself(const struct iomt_curve *curve, const uint8_t right[32],
+                         const struct iomt_scalar *s, const struct iomt_scalar *k,
+                         const iomt_ed25519_prepared *prepared)
+{
+    struct iomt_packed x, y, other;
+    uint8_t spoilt[32];
+    int holds = curve->decode_key(&x, &y, right);
+
+    holds = holds && curve->is_difference_prepared(right, &x, s, k, prepared);
+    for (int bit = 0; bit < 256; bit += 5) {
+        other = x;
+        other.words[bit / 64] ^= UINT64_C(1) << bit % 64;
+        holds = holds && !curve->is_difference_prepared(right, &other, s, k, prepared);
+        memcpy(spoilt, right, 32);
+        spoilt[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        holds = holds && !curve->is_difference_prepared(spoilt, &x, s, k, prepared);
+    }
+    return holds;
+}
+
 /* base S: [S] B. difference S K KEY: [S] B - [K] A without and with a prepared key. */
 static size_t curve_command(const struct iomt_curve *curve, const char *name,
                             const struct argument *arguments, size_t count, uint8_t *reply)
@@ -130,7 +152,7 @@ static size_t curve_command(const struct iomt_curve *curve, const char *name,
     if (count < 1 || !scalar_of(&s, &arguments[0]))
         return 0;
     if (count == 1 && strcmp(name, "base") == 0) {
-        curve->encode_base_multiple_secret(reply, &s);
+        curve->encode_base_multiple_secret(reply, &x, &s);
         return 32;
     }
     if (count != 3 || strcmp(name, "difference") != 0 || !scalar_of(&k, &arguments[1]) ||
@@ -147,6 +169,8 @@ static size_t curve_command(const struct iomt_curve *curve, const char *name,
     if (prepared->is_point) {
         curve->encode_difference(reply, &s, &k, &x, &y);
         curve->encode_difference_prepared(reply + 32, &s, &k, prepared);
+        if (!checks_itself(curve, reply, &s, &k, prepared))
+            memset(reply, 0xee, 64);
     } else {
         memset(reply, 0, 64);
     }
