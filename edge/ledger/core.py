@@ -273,6 +273,23 @@ def active_signatures() -> str:
 
 # ---- Ed25519: signing ----
 
+_NULL: Final = ffi.NULL  # the object itself, so that `is` tells it
+
+
+def _fixed(what: str, value: Buffer, size: int) -> bytes:
+    """`_exactly`, faster for the bytes that nearly every caller has."""
+    if type(value) is bytes and len(value) == size:
+        return value
+    return _exactly(what, value, size)
+
+
+def _message(message: Buffer) -> tuple[Any, int]:
+    """(what C reads it from, its size)."""
+    if type(message) is bytes:
+        return message, len(message)
+    view = _bytes_of("message", message)
+    return ffi.from_buffer("uint8_t[]", view), view.nbytes
+
 
 class Signer:
     """A private key that signs in constant time; each signature is verified first.
@@ -303,14 +320,10 @@ class Signer:
         """
         if self._signer is None:
             raise ValueError("the signer is closed")
-        view = _bytes_of("message", message)
+        content, size = _message(message)
         signature = _new_bytes("uint8_t[]", SIGNATURE_SIZE)
         if not lib.iomt_ed25519_sign(
-            _signatures,
-            self._signer,
-            ffi.from_buffer("uint8_t[]", view),
-            view.nbytes,
-            signature,
+            _signatures, self._signer, content, size, signature
         ):
             raise IntegrityError("a signature made here does not verify")
         return bytes(ffi.buffer(signature))
@@ -354,7 +367,7 @@ class _Kept:
     __slots__ = ("_memory", "_seen", "prepared")
 
     def __init__(self) -> None:
-        self.prepared: Any = ffi.NULL
+        self.prepared: Any = _NULL
         self._seen = False
         self._memory: Any = None
 
@@ -376,20 +389,25 @@ def _kept(key: bytes) -> _Kept:  # noqa: ARG001 - the cache's key
     return _Kept()
 
 
+def forget_public_keys() -> None:
+    """Keep no key: the next use of each is its first."""
+    _kept.cache_clear()
+
+
 def verify(public_key: Buffer, message: Buffer, signature: Buffer) -> bool:
     """Whether this is the key's signature of the message; lengths are 32 and 64."""
-    key = _exactly("public_key", public_key, PUBLIC_KEY_SIZE)
-    view = _bytes_of("message", message)
+    key = _fixed("public_key", public_key, PUBLIC_KEY_SIZE)
+    content, size = _message(message)
     kept = _kept(key)
     answer = lib.iomt_ed25519_verify(
         _signatures,
         key,
         kept.prepared,
-        ffi.from_buffer("uint8_t[]", view),
-        view.nbytes,
-        _exactly("signature", signature, SIGNATURE_SIZE),
+        content,
+        size,
+        _fixed("signature", signature, SIGNATURE_SIZE),
     )
-    if kept.prepared == ffi.NULL:
+    if kept.prepared is _NULL:
         kept.meet(key)
     return bool(answer)
 
@@ -436,6 +454,6 @@ def verify_many(
     if good != count:
         raise _refuse_end(end_view, good, size)
     for one, key in zip(kept, each_key, strict=True):
-        if one.prepared == ffi.NULL:
+        if one.prepared is _NULL:
             one.meet(key)
     return bytes(answers)
