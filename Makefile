@@ -1,7 +1,8 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
 # make bench   the benchmark tables
-# make soak    power cuts, failing disks and kills, all of them: about ten minutes
+# make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
+#              10,000,000 signatures against OpenSSL's answer: about half an hour
 # make clean   remove what was built (not the data)
 #
 # PYTHON=python3.13 make run   uses another interpreter for the virtual environment
@@ -65,6 +66,7 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_reference_device.py
 	IOMT_DIFFERENTIAL=2000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_contract_random.py
+	$(BIN)/python tests/native/test_ed25519_fuzz.py 10000000
 
 clean:
 	rm -rf $(VENV) build *.egg-info edge/ledger/_core.* .mypy_cache .ruff_cache \

@@ -39,6 +39,7 @@ BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883}
 BROKER_TOPICS_MAX = 32
 CLIENT_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,23}")  # what every broker takes
 MASTER_SOURCES = ("file", "credential", "passphrase")
+SIGNERS = ("native", "openssl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class Settings:
     approvers: tuple[tuple[str, bytes], ...] = ()  # name, Ed25519 public key
     broker: Broker | None = None
     mappings: tuple[Mapping, ...] = ()
+    signer: str = SIGNERS[0]
 
 
 class _Table:
@@ -476,7 +478,9 @@ def parse(text: str, name: str, base: Path) -> Settings:
     medium = store.get("medium", "ssd", _one_of(PACES))
     reserve = store.get("free_reserve_mb", 256, _whole(FREE_RESERVE_MIN_MB, 1 << 20))
     quota = store.get("quarantine_quota_kb", 1024, _whole(64, 1 << 20))
-    checkpoint_copy = opened["ledger"].get("checkpoint_copy", None, path)
+    ledger = opened["ledger"]
+    checkpoint_copy = ledger.get("checkpoint_copy", None, path)
+    signer = ledger.get("signer", SIGNERS[0], _one_of(dict.fromkeys(SIGNERS)))
     days = _whole(1, RETENTION_DAYS_MAX)
     watchdog = opened["watchdog"].get("socket", None, path)
     url = opened["alerts"].get("webhook", None, _web_address)
@@ -532,6 +536,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         approvers=approvers,
         broker=broker,
         mappings=mappings,
+        signer=signer,
     )
 
 
@@ -561,6 +566,7 @@ data   = "data"                   # database, tiles; relative to this file
 # quarantine_quota_kb = 1024      # refused messages kept for each sender
 
 [ledger]
+# signer = "native"               # "openssl": the log key signs through OpenSSL
 # checkpoint_copy = "/media/stick"  # a second medium: shows a store that was set back
 
 [alerts]                          # docs/alarms.md

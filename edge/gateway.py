@@ -116,6 +116,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             settings.directory,
             settings.keys,
             settings.checkpoint_copy,
+            settings.signer,
             lambda verifier, sign: store.Writer(
                 connection,
                 settings.directory,

@@ -61,6 +61,40 @@ ffi.cdef(
                       size_t width);
     size_t iomt_extend_range(const iomt_backend *backend, uint64_t size,
                              uint8_t *range, const uint8_t *leaf_hashes, size_t count);
+
+    typedef struct iomt_ed25519_backend iomt_ed25519_backend;
+    typedef struct iomt_ed25519_signer iomt_ed25519_signer;
+    typedef struct iomt_ed25519_prepared iomt_ed25519_prepared;
+
+    const iomt_ed25519_backend *iomt_ed25519_backend_at(size_t index);
+    int iomt_ed25519_backend_usable(const iomt_ed25519_backend *backend);
+    const char *iomt_ed25519_backend_name(const iomt_ed25519_backend *backend);
+
+    size_t iomt_ed25519_signer_size(void);
+    void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend,
+                                   iomt_ed25519_signer *signer, const uint8_t *seed);
+    void iomt_ed25519_wipe_signer(iomt_ed25519_signer *signer);
+    void iomt_ed25519_signer_key(const iomt_ed25519_signer *signer,
+                                 uint8_t *public_key);
+    int iomt_ed25519_sign(const iomt_ed25519_backend *backend,
+                          const iomt_ed25519_signer *signer, const uint8_t *message,
+                          size_t size, uint8_t *signature);
+
+    size_t iomt_ed25519_prepared_size(void);
+    int iomt_ed25519_prepare(const iomt_ed25519_backend *backend,
+                             iomt_ed25519_prepared *prepared,
+                             const uint8_t *public_key);
+    int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
+                            const uint8_t *public_key,
+                            const iomt_ed25519_prepared *prepared,
+                            const uint8_t *message, size_t size,
+                            const uint8_t *signature);
+    size_t iomt_ed25519_verify_many(const iomt_ed25519_backend *backend,
+                                    const uint8_t *public_keys,
+                                    const iomt_ed25519_prepared *const *prepared,
+                                    const uint8_t *messages, size_t size,
+                                    const void *ends, size_t count,
+                                    const uint8_t *signatures, uint8_t *answers);
     """
 )
 ffi.set_source(

@@ -40,11 +40,13 @@ uint32_t iomt_cpu_features(void)
     /* XMM registers are saved by every system that runs 64-bit code. */
     if (all(basic, bit_SSSE3 | bit_SSE4_1) && all(extended, bit_SHA))
         found |= IOMT_CPU_SHA_NI;
+    if (all(extended, bit_ADX | bit_BMI2))
+        found |= IOMT_CPU_ADX;
     if (all(saved, SAVES_AVX) && all(basic, bit_AVX) && all(extended, bit_AVX2))
         found |= IOMT_CPU_AVX2;
     if (all(saved, SAVES_AVX512) && all(extended, bit_AVX512F | bit_AVX512BW | bit_AVX512VL)) {
         found |= IOMT_CPU_AVX512;
-        if (all(extended, bit_AVX512IFMA))
+        if (all(extended, bit_AVX512DQ | bit_AVX512IFMA))
             found |= IOMT_CPU_AVX512_IFMA;
     }
     return found;

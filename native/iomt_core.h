@@ -143,4 +143,69 @@ size_t iomt_extend_range(const iomt_backend *backend, uint64_t size,
                          uint8_t range[(IOMT_RANGE_MAX + 1) * IOMT_HASH_SIZE],
                          const uint8_t *leaf_hashes, size_t count);
 
+/* ---- Ed25519 (ed25519.c; the rule of validity stands in ed25519.h) ---- */
+
+#define IOMT_ED25519_SEED_SIZE 32
+#define IOMT_ED25519_KEY_SIZE 32
+#define IOMT_ED25519_SIGNATURE_SIZE 64
+
+/* Ways to compute it, listed as iomt_backend_at lists those of SHA-256: best first, the last
+ * is "portable". The answers and signatures of all are the same. */
+typedef struct iomt_ed25519_backend iomt_ed25519_backend;
+
+const iomt_ed25519_backend *iomt_ed25519_backend_at(size_t index);
+int iomt_ed25519_backend_usable(const iomt_ed25519_backend *backend);
+const char *iomt_ed25519_backend_name(const iomt_ed25519_backend *backend);
+
+/* A private key ready to sign: secret. The caller has room for iomt_ed25519_signer_size()
+ * bytes, aligned for uint64_t, and wipes it in the end. */
+typedef struct iomt_ed25519_signer iomt_ed25519_signer;
+
+size_t iomt_ed25519_signer_size(void);
+
+/* Derives the key of RFC 8032 5.1.5 from a seed. Constant time. */
+void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519_signer *signer,
+                               const uint8_t seed[IOMT_ED25519_SEED_SIZE]);
+
+void iomt_ed25519_wipe_signer(iomt_ed25519_signer *signer);
+
+void iomt_ed25519_signer_key(const iomt_ed25519_signer *signer,
+                             uint8_t public_key[IOMT_ED25519_KEY_SIZE]);
+
+/* The deterministic signature of RFC 8032 5.1.6, in constant time for each size. It is
+ * verified before it is given out: 1, or 0 and a signature of zeros when the machine made a
+ * mistake (a wrong signature can give the key away). */
+int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_signer *signer,
+                      const uint8_t *message, size_t size,
+                      uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE]);
+
+/* A public key with multiples of its point, for a key that comes back: verifying is then
+ * more than twice as fast. The caller has room for iomt_ed25519_prepared_size() bytes,
+ * aligned for uint64_t; any number of calls may read it at once. */
+typedef struct iomt_ed25519_prepared iomt_ed25519_prepared;
+
+size_t iomt_ed25519_prepared_size(void);
+
+/* Returns 1, or 0 for bytes that are no point: `prepared` then verifies nothing, and is as
+ * good to keep. */
+int iomt_ed25519_prepare(const iomt_ed25519_backend *backend, iomt_ed25519_prepared *prepared,
+                         const uint8_t public_key[IOMT_ED25519_KEY_SIZE]);
+
+/* 1 if this is the key's signature of the message, otherwise 0. `prepared` may be NULL; if it
+ * was made of another key it is not used. */
+int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
+                        const uint8_t public_key[IOMT_ED25519_KEY_SIZE],
+                        const iomt_ed25519_prepared *prepared, const uint8_t *message,
+                        size_t size, const uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE]);
+
+/* answers[i] = iomt_ed25519_verify of key i (32 bytes of `public_keys`), message i and
+ * signature i (64 bytes of `signatures`), whatever stands beside it. `ends` divides
+ * `messages` as it does records in iomt_leaf_hashes. `prepared` is NULL or has `count`
+ * pointers, each NULL or a prepared key. Returns `count`, or the index of an end that is
+ * wrong; what `answers` then holds is not defined. */
+size_t iomt_ed25519_verify_many(const iomt_ed25519_backend *backend, const uint8_t *public_keys,
+                                const iomt_ed25519_prepared *const *prepared,
+                                const uint8_t *messages, size_t size, const void *ends,
+                                size_t count, const uint8_t *signatures, uint8_t *answers);
+
 #endif

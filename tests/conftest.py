@@ -1,10 +1,20 @@
-"""For all tests: a busy machine is not a finding, so hypothesis has no deadline."""
+"""For all tests: no deadline for hypothesis, and one place to build the C programs in."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+# A busy machine is not a finding.
 settings.register_profile(
     "iomt", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("iomt")
+
+
+@pytest.fixture(scope="session")
+def native_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BUILD of native/Makefile for this run: each file is compiled once."""
+    return tmp_path_factory.mktemp("native")

@@ -14,6 +14,7 @@ At import every backend that this CPU and operating system can run is tested wit
 known answer and timed, in a few milliseconds; the fastest is used, or the one that the
 environment variable IOMT_CORE_BACKEND names (empty: not set). `report` says what was
 found. One that fails its test is never used, and said so in the log.
+Ed25519 has backends of its own, which IOMT_CORE_ED25519 names.
 
 Mistakes of a caller are TypeError and ValueError. A signature that is not valid is an
 answer, never an exception: the one that OpenSSL gives (cofactorless verification).
@@ -28,13 +29,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge.errors import ConfigurationError
+from edge.errors import ConfigurationError, IntegrityError
 
 try:
     from edge.ledger._core import ffi, lib
@@ -58,8 +55,11 @@ SALT_KEY_SIZE: Final = 32
 PATH_LENGTH_MAX: Final = 64
 
 BACKEND_VARIABLE: Final = "IOMT_CORE_BACKEND"
+SIGNATURES_VARIABLE: Final = "IOMT_CORE_ED25519"
+WORD_SIZE: Final = 8
 
-# Devices come back, so parsed public keys are kept: more than one gateway has devices.
+# Devices come back, so their public keys are kept ready: more than one gateway has
+# devices. At most 13 MB.
 KEPT_PUBLIC_KEYS: Final = 4096
 
 # struct codes of an unsigned 64-bit integer as array, numpy and memoryview write them
@@ -476,54 +476,199 @@ def range_root(range_: bytes) -> bytes:
     return bytes(ffi.buffer(root))
 
 
-# ---- Ed25519, by OpenSSL through `cryptography` ----
+# ---- Ed25519: backends ----
 
 
-def sign(seed: bytes, message: Buffer) -> bytes:
+def _signature_table() -> dict[str, Any]:
+    """Every Ed25519 backend of this build by name, best first."""
+    found: dict[str, Any] = {}
+    while (backend := lib.iomt_ed25519_backend_at(len(found))) != ffi.NULL:
+        found[ffi.string(lib.iomt_ed25519_backend_name(backend)).decode()] = backend
+    return found
+
+
+def signature_backends() -> list[str]:
+    """The Ed25519 backends that run on this CPU, best first; the last is `portable`."""
+    return [
+        name
+        for name, backend in _signature_table().items()
+        if lib.iomt_ed25519_backend_usable(backend)
+    ]
+
+
+def _choose_signatures(name: str, asked_by: str) -> Any:
+    usable = signature_backends()
+    if name not in usable:
+        can = ", ".join(usable)
+        raise ConfigurationError(
+            [f"{asked_by}: no Ed25519 backend {name!r} runs here; usable: {can}"]
+        )
+    return _signature_table()[name]
+
+
+# Replaced as a whole and read once a call, so threads need no lock.
+_signatures: Any = _choose_signatures(
+    os.environ.get(SIGNATURES_VARIABLE) or signature_backends()[0], SIGNATURES_VARIABLE
+)
+
+
+def use_signatures(name: str) -> None:
+    """Make the whole process use this Ed25519 backend from the next call on."""
+    global _signatures  # noqa: PLW0603 - the one choice, made on purpose
+    _signatures = _choose_signatures(name, "use_signatures")
+
+
+def active_signatures() -> str:
+    """The name of the Ed25519 backend in use."""
+    return str(ffi.string(lib.iomt_ed25519_backend_name(_signatures)).decode())
+
+
+# ---- Ed25519: signing ----
+
+_NULL: Final = ffi.NULL  # the object itself, so that `is` tells it
+
+
+def _fixed(what: str, value: Buffer, size: int) -> bytes:
+    """`_exactly`, faster for the bytes that nearly every caller has."""
+    if type(value) is bytes and len(value) == size:
+        return value
+    return _exactly(what, value, size)
+
+
+def _message(message: Buffer) -> tuple[Any, int]:
+    """(what C reads it from, its size)."""
+    if type(message) is bytes:
+        return message, len(message)
+    view = _bytes_of("message", message)
+    return ffi.from_buffer("uint8_t[]", view), view.nbytes
+
+
+class Signer:
+    """A private key that signs in constant time; each signature is verified first.
+
+    The expanded key is wiped when the signer is closed or collected. The seed that it
+    was made from belongs to the caller, and Python's bytes cannot be wiped.
+    """
+
+    def __init__(self, seed: Buffer) -> None:
+        memory = ffi.new("uint64_t[]", -(-lib.iomt_ed25519_signer_size() // WORD_SIZE))
+
+        def wipe(pointer: Any, _memory: Any = memory) -> None:
+            lib.iomt_ed25519_wipe_signer(pointer)  # before its memory can go
+
+        self._signer: Any = ffi.gc(ffi.cast("iomt_ed25519_signer *", memory), wipe)
+        lib.iomt_ed25519_start_signer(
+            _signatures, self._signer, _exactly("seed", seed, SEED_SIZE)
+        )
+        key = _new_bytes("uint8_t[]", PUBLIC_KEY_SIZE)
+        lib.iomt_ed25519_signer_key(self._signer, key)
+        self.public_key = bytes(ffi.buffer(key))
+
+    def sign(self, message: Buffer) -> bytes:
+        """The RFC 8032 signature, 64 bytes.
+
+        IntegrityError if it does not verify: memory or processor made a mistake, and
+        such a signature could give the key away.
+        """
+        if self._signer is None:
+            raise ValueError("the signer is closed")
+        content, size = _message(message)
+        signature = _new_bytes("uint8_t[]", SIGNATURE_SIZE)
+        if not lib.iomt_ed25519_sign(
+            _signatures, self._signer, content, size, signature
+        ):
+            raise IntegrityError("a signature made here does not verify")
+        return bytes(ffi.buffer(signature))
+
+    def close(self) -> None:
+        """Wipe the key; using the signer after that is a mistake (ValueError)."""
+        if self._signer is not None:
+            ffi.release(self._signer)
+            self._signer = None
+
+
+def sign(seed: Buffer, message: Buffer) -> bytes:
     """The RFC 8032 signature, 64 bytes, by the 32-byte private seed."""
+    signer = Signer(seed)
+    try:
+        return signer.sign(message)
+    finally:
+        signer.close()
+
+
+def sign_by_openssl(seed: Buffer, message: Buffer) -> bytes:
+    """The same bytes, made by OpenSSL through `cryptography`."""
     key = Ed25519PrivateKey.from_private_bytes(_exactly("seed", seed, SEED_SIZE))
     return key.sign(_bytes_of("message", message))
 
 
-def public_key(seed: bytes) -> bytes:
+def public_key(seed: Buffer) -> bytes:
     """The public key, 32 bytes, of the 32-byte private seed."""
-    key = Ed25519PrivateKey.from_private_bytes(_exactly("seed", seed, SEED_SIZE))
-    return key.public_key().public_bytes_raw()
+    signer = Signer(seed)
+    signer.close()
+    return signer.public_key
+
+
+# ---- Ed25519: verifying ----
+
+
+class _Kept:
+    """A public key that was seen. When it comes back its multiples are computed, which
+    costs one verification and halves every later one; 3 KiB then."""
+
+    __slots__ = ("_memory", "_seen", "prepared")
+
+    def __init__(self) -> None:
+        self.prepared: Any = _NULL
+        self._seen = False
+        self._memory: Any = None
+
+    def meet(self, key: bytes) -> None:
+        """Note one use. Two threads may both prepare; either result is right."""
+        if not self._seen:
+            self._seen = True
+            return
+        memory = ffi.new(
+            "uint64_t[]", -(-lib.iomt_ed25519_prepared_size() // WORD_SIZE)
+        )
+        prepared = ffi.cast("iomt_ed25519_prepared *", memory)
+        lib.iomt_ed25519_prepare(_signatures, prepared, key)
+        self._memory, self.prepared = memory, prepared
 
 
 @lru_cache(maxsize=KEPT_PUBLIC_KEYS)
-def _parsed(key: bytes) -> Ed25519PublicKey | None:
-    """None for 32 bytes that are no key: they verify nothing."""
-    try:
-        return Ed25519PublicKey.from_public_bytes(key)
-    except ValueError:
-        return None
+def _kept(key: bytes) -> _Kept:  # noqa: ARG001 - the cache's key
+    return _Kept()
 
 
-def _is_valid(key: bytes, message: memoryview, signature: bytes) -> bool:
-    parsed = _parsed(key)
-    if parsed is None:
-        return False
-    try:
-        parsed.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True
+def forget_public_keys() -> None:
+    """Keep no key: the next use of each is its first."""
+    _kept.cache_clear()
 
 
 def verify(public_key: Buffer, message: Buffer, signature: Buffer) -> bool:
     """Whether this is the key's signature of the message; lengths are 32 and 64."""
-    return _is_valid(
-        _exactly("public_key", public_key, PUBLIC_KEY_SIZE),
-        _bytes_of("message", message),
-        _exactly("signature", signature, SIGNATURE_SIZE),
+    key = _fixed("public_key", public_key, PUBLIC_KEY_SIZE)
+    content, size = _message(message)
+    kept = _kept(key)
+    answer = lib.iomt_ed25519_verify(
+        _signatures,
+        key,
+        kept.prepared,
+        content,
+        size,
+        _fixed("signature", signature, SIGNATURE_SIZE),
     )
+    if kept.prepared is _NULL:
+        kept.meet(key)
+    return bool(answer)
 
 
 def verify_many(
     public_keys: Buffer, messages: Buffer, ends: Buffer, signatures: Buffer
 ) -> bytes:
-    """One byte for each message, 1 good or 0 bad: the same answers as `verify`.
+    """One byte for each message, 1 good or 0 bad: the same answers as `verify`,
+    whatever stands beside it.
 
     Key i is 32 bytes of `public_keys`, signature i 64 bytes of `signatures`; `ends`
     divides `messages` as it does records.
@@ -539,15 +684,28 @@ def verify_many(
     ):
         if view.nbytes != count * each:
             raise ValueError(f"{what} has {view.nbytes} bytes, not {count} × {each}")
-    good = lib.iomt_check_ends(ffi.from_buffer("uint8_t[]", end_view), count, size)
+    # The same bytes for the cache and for C, whoever changes the buffer meanwhile.
+    together = bytes(keys)
+    each_key = [
+        together[at : at + PUBLIC_KEY_SIZE]
+        for at in range(0, len(together), PUBLIC_KEY_SIZE)
+    ]
+    kept = [_kept(key) for key in each_key]
+    answers = bytearray(count)
+    good = lib.iomt_ed25519_verify_many(
+        _signatures,
+        together,
+        ffi.new("iomt_ed25519_prepared *[]", [one.prepared for one in kept]),
+        ffi.from_buffer("uint8_t[]", message_view),
+        size,
+        ffi.from_buffer("uint8_t[]", end_view),
+        count,
+        ffi.from_buffer("uint8_t[]", signs),
+        ffi.from_buffer("uint8_t[]", answers),
+    )
     if good != count:
         raise _refuse_end(end_view, good, size)
-    answers, start = bytearray(count), 0
-    for i, end in enumerate(end_view.cast("Q")):
-        answers[i] = _is_valid(
-            bytes(keys[i * PUBLIC_KEY_SIZE : (i + 1) * PUBLIC_KEY_SIZE]),
-            message_view[start:end],
-            bytes(signs[i * SIGNATURE_SIZE : (i + 1) * SIGNATURE_SIZE]),
-        )
-        start = end
+    for one, key in zip(kept, each_key, strict=True):
+        if one.prepared is _NULL:
+            one.meet(key)
     return bytes(answers)

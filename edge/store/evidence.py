@@ -103,11 +103,13 @@ def open_log(
     data: Path,
     keys: Path,
     place: Path | None,
+    signer: str,
     make_writer: Callable[[note.Verifier, note.Sign], Writer],
 ) -> tuple[Writer, str]:
     """(the log's writer, recovered; what is wrong with the second medium, or "").
 
-    Where anything proves a rollback the writer is that of a new epoch.
+    `signer` is one of `edge.config.SIGNERS`: who signs with the log key. Where anything
+    proves a rollback the writer is that of a new epoch.
     """
     origin = str(meta(connection, "origin"))
 
@@ -115,7 +117,7 @@ def open_log(
         number = epochs.current(connection)
         seed = epochs.load_log_seed(keys, number)
         verifier = epochs.verifier(keys, origin, number)
-        writer = make_writer(verifier, lambda message: core.sign(seed, message))
+        writer = make_writer(verifier, _signing(seed, signer))
         writer.recover()
         return writer
 
@@ -143,6 +145,13 @@ def open_log(
         )
         writer = of_current()
     return writer, found.trouble
+
+
+def _signing(seed: bytes, signer: str) -> note.Sign:
+    """The same signatures either way; see docs/ed25519.md for what each promises."""
+    if signer == "openssl":
+        return lambda message: core.sign_by_openssl(seed, message)
+    return core.Signer(seed).sign
 
 
 def _restored_size(connection: apsw.Connection) -> int | None:

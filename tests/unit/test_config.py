@@ -42,6 +42,16 @@ def test_the_smallest_configuration_has_every_default() -> None:
     assert settings.pace == config.PACES["ssd"]
 
 
+def test_the_log_key_signs_natively_unless_openssl_is_chosen() -> None:
+    """A clinic that trusts OpenSSL more can stay with it."""
+    place = Path("/etc/iomt")
+    assert config.parse(SMALLEST, "iomt.toml", place).signer == "native"
+    stay = SMALLEST + '[ledger]\nsigner = "openssl"\n'
+    assert config.parse(stay, "iomt.toml", place).signer == "openssl"
+    (problem,) = problems_of(SMALLEST + '[ledger]\nsigner = "hsm"\n')
+    assert "must be one of 'native', 'openssl'" in problem
+
+
 def test_all_mistakes_are_reported_at_once_with_their_lines() -> None:
     problems = problems_of(
         """\

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge.errors import ConfigurationError
 from edge.ledger import core
@@ -386,6 +388,60 @@ def test_signatures_are_those_of_rfc_8032(vector: Vector) -> None:
     assert core.verify(bytearray(key), memoryview(message), memoryview(signature))
 
 
+@pytest.mark.parametrize("backend", core.signature_backends())
+@settings(deadline=None)  # other programs run on this machine too
+@given(seed=st.binary(min_size=32, max_size=32), message=st.binary(max_size=400))
+def test_signatures_are_those_of_openssl(
+    backend: str, seed: bytes, message: bytes
+) -> None:
+    """`[ledger] signer` may change at any start: nobody can tell from a checkpoint."""
+    before = core.active_signatures()
+    core.use_signatures(backend)
+    try:
+        signature = core.sign(seed, message)
+        assert signature == core.sign_by_openssl(seed, message)
+        assert core.verify(core.public_key(seed), message, signature)
+    finally:
+        core.use_signatures(before)
+
+
+def test_a_closed_signer_signs_nothing() -> None:
+    """Its key is wiped: a signature by zeros would be a forgery of our own."""
+    seed, key, message, signature = VECTORS[2]
+    signer = core.Signer(seed)
+    assert signer.public_key == key
+    assert signer.sign(message) == signature
+    signer.close()
+    signer.close()
+    with pytest.raises(ValueError, match="closed"):
+        signer.sign(message)
+
+
+def test_an_ed25519_backend_that_is_not_there_is_a_mistake_of_the_operator() -> None:
+    """The text says which ones run here."""
+    with pytest.raises(ConfigurationError, match=r"usable: .*portable"):
+        core.use_signatures("abacus")
+    assert core.active_signatures() in core.signature_backends()
+
+
+@pytest.mark.parametrize("backend", core.signature_backends())
+def test_a_key_that_comes_back_is_answered_as_before(backend: str) -> None:
+    """From the third time on its multiples are ready, in one call and in many."""
+    before = core.active_signatures()
+    core.use_signatures(backend)
+    core.forget_public_keys()
+    try:
+        for _, key, message, signature in VECTORS:
+            for _ in range(4):
+                ends = array("Q", [len(message)])
+                assert core.verify(key, message, signature)
+                assert not core.verify(key, message + b"!", signature)
+                assert core.verify_many(key, message, ends, signature) == b"\x01"
+            assert core._kept(key)._memory is not None
+    finally:
+        core.use_signatures(before)
+
+
 def test_every_changed_bit_of_a_signature_is_bad() -> None:
     """Nothing of a signature is beside the point."""
     _, key, message, signature = VECTORS[2]
@@ -451,4 +507,4 @@ def test_many_are_answered_as_one_by_one() -> None:
 
 def test_kept_public_keys_are_bounded() -> None:
     """Strangers can send any number of keys; memory must not follow them."""
-    assert core._parsed.cache_info().maxsize == core.KEPT_PUBLIC_KEYS
+    assert core._kept.cache_info().maxsize == core.KEPT_PUBLIC_KEYS

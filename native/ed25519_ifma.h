@@ -1,0 +1,20 @@
+/* What the files of the eight lanes share; no vector type, so any file may include it. */
+#ifndef IOMT_ED25519_IFMA_H
+#define IOMT_ED25519_IFMA_H
+
+#include "ed25519.h"
+
+#define IOMT_IFMA_LANES 8
+
+/* iomt_ed25519_challenge of each of the first `count` items, 1 to 8; what `k` has for the
+ * others is not defined (ed25519_ifma_hash.c). */
+void iomt_ifma_challenges(struct iomt_scalar k[IOMT_IFMA_LANES],
+                          const struct iomt_ed25519_item *const items[IOMT_IFMA_LANES],
+                          size_t count);
+
+#define IOMT_BASE_ROW 128
+
+/* [i][j] = [(j + 1) 2^(64 i)] B (ed25519_ifma_tables.c) */
+extern const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW];
+
+#endif

@@ -1,0 +1,21 @@
+/* What the files of test_ed25519 share: one line of input is a command, its arguments in
+ * hexadecimal; a command answers with bytes. */
+#ifndef IOMT_TEST_COMMANDS_H
+#define IOMT_TEST_COMMANDS_H
+
+#include "ed25519.h"
+
+struct argument {
+    const uint8_t *bytes;
+    size_t size;
+};
+
+#define MOST_REPLY 128
+
+/* Each returns the size of the reply, 0 for a command that it does not know. */
+size_t field51_command(const char *name, const struct argument *arguments, size_t count,
+                       uint8_t *reply);
+size_t field_adx_command(const char *name, const struct argument *arguments, size_t count,
+                         uint8_t *reply);
+
+#endif
