@@ -1,0 +1,124 @@
+"""BleSource through bleak on BlueZ, a real kernel and a virtual radio (lab.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+from ble_fakes import INDICATE, OXIMETER, STRAP, Intake, pushing, until
+from lab import Lab, let_go, serving
+
+LIMIT_S = 25
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    async with Lab() as made:
+        yield made
+
+
+async def test_notified_and_indicated_values_arrive_as_they_were_sent(
+    lab: Lab,
+) -> None:
+    strap = await lab.strap()
+    cuff = await lab.peripheral(
+        OXIMETER,
+        {0x1810: [pushing(0x2A35, INDICATE)], 0x1809: [pushing(0x2A1C, INDICATE)]},
+    )
+    intake = Intake()
+    enrolled = {STRAP: "strap", OXIMETER: "cuff"}
+    async with serving(intake, enrolled) as source:
+        await until(lambda: len(source.connected) == 2, "both connected", LIMIT_S)
+        sent = [f"00{i:02x}" for i in range(50)]
+        for value in sent:
+            await strap.send("2a37", value)
+        await strap.send("2a19", "5e")
+        await cuff.send("2a35", "00780050005d00")
+        await cuff.send("2a1c", "006e0100ff")
+        await until(lambda: len(intake.arrivals) == 53, "all values", LIMIT_S)
+    rates = [a.payload.hex() for a in intake.arrivals if a.stream == "2a37"]
+    assert rates == sent
+    rest = {(a.device, a.stream, a.payload.hex()) for a in intake.arrivals}
+    assert rest >= {
+        ("strap", "2a19", "5e"),
+        ("cuff", "2a35", "00780050005d00"),
+        ("cuff", "2a1c", "006e0100ff"),
+    }
+
+
+async def test_a_device_that_leaves_is_found_again_and_nothing_is_doubled(
+    lab: Lab,
+) -> None:
+    strap = await lab.strap()
+    intake = Intake()
+    async with serving(intake, {STRAP: "strap"}) as source:
+        for value in ("0041", "0042", "0043"):
+            await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
+            await strap.send("2a37", value)
+            await until(partial(intake.has, value), f"{value} arrived", LIMIT_S)
+            await strap.hang_up()
+            await until(lambda: not source.connected, "the loss is noticed", LIMIT_S)
+    assert intake.payloads() == ["0041", "0042", "0043"]
+
+
+async def test_a_device_that_advertises_for_two_seconds_is_served(lab: Lab) -> None:
+    strap = await lab.strap()
+    await strap.device.stop_advertising()
+    intake = Intake()
+    async with serving(intake, {STRAP: "strap"}) as source:
+        await asyncio.sleep(1)
+        loop = asyncio.get_running_loop()
+        await strap.device.start_advertising(auto_restart=False)
+        woke_s = loop.time()
+        await until(lambda: source.connected == {STRAP}, "connected", 2)
+        print(f"from the advertisement to subscribed: {loop.time() - woke_s:.2f} s")
+        await strap.send("2a37", "0041")
+        await until(lambda: intake.payloads() == ["0041"], "the value", LIMIT_S)
+
+
+async def test_bluetoothd_that_is_killed_costs_no_more_than_a_pause(lab: Lab) -> None:
+    strap = await lab.strap()
+    intake = Intake()
+    async with serving(intake, {STRAP: "strap"}) as source:
+        await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
+        await lab.kill_daemon()
+        await until(lambda: not source.connected, "the loss is noticed", LIMIT_S)
+        await let_go(strap)
+        await lab.powered()
+        await until(lambda: source.connected == {STRAP}, "connected again", LIMIT_S)
+        await strap.send("2a37", "0042")
+        await until(lambda: intake.payloads() == ["0042"], "the value", LIMIT_S)
+
+
+async def test_an_adapter_that_is_switched_off_and_on_is_taken_up_again(
+    lab: Lab,
+) -> None:
+    strap = await lab.strap()
+    intake = Intake()
+    async with serving(intake, {STRAP: "strap"}) as source:
+        await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
+        await lab.power(on=False)
+        await until(lambda: not source.connected, "the loss is noticed", LIMIT_S)
+        await lab.power(on=True)
+        await until(lambda: source.connected == {STRAP}, "connected again", LIMIT_S)
+        await strap.send("2a37", "0042")
+        await until(lambda: intake.payloads() == ["0042"], "the value", LIMIT_S)
+
+
+async def test_an_adapter_that_is_pulled_out_and_put_in_is_taken_up_again(
+    lab: Lab,
+) -> None:
+    strap = await lab.strap()
+    intake = Intake()
+    async with serving(intake, {STRAP: "strap"}) as source:
+        await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
+        await lab.unplug_adapter()
+        await until(lambda: not source.connected, "the loss is noticed", LIMIT_S)
+        await let_go(strap)
+        await lab.plug()
+        await strap.device.start_advertising(auto_restart=True)
+        await until(lambda: source.connected == {STRAP}, "connected again", LIMIT_S)
+        await strap.send("2a37", "0042")
+        await until(lambda: intake.payloads() == ["0042"], "the value", LIMIT_S)
