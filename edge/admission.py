@@ -18,7 +18,7 @@ from edge.devices import senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.originals import LATE_MS
-from edge.devices.profiles import PROFILES
+from edge.devices.profiles import CLOCKS, PROFILES
 from edge.devices.registry import (
     Device,
     DeviceKind,
@@ -179,14 +179,16 @@ class Admission:
                 )
             repeated = self._sequence(device, envelope.sequence, arrival.payload)
         else:
-            repeated = self._repeat(device, arrival, received_ms, timed=opened.timed)
+            repeated = self._repeat(device, arrival, received_ms, opened)
         if repeated is not None:
             return repeated
         flags = _flags(opened, received_ms, synced=synced)
+        if arrival.backlog:
+            flags |= Flag.BACKLOG
         if envelope is not None:
             digest = digest_of(arrival.payload)
             self.window(device).accept(envelope.sequence, digest)
-        elif device.kind is DeviceKind.UNSIGNED:
+        elif device.kind is DeviceKind.UNSIGNED or _may_come_again(arrival, opened):
             self._note_repeat(device, arrival, received_ms)
         record = Record(
             kind=Kind.READING,
@@ -229,7 +231,7 @@ class Admission:
         return hashes
 
     def _repeat(
-        self, device: Device, arrival: Arrival, received_ms: int, *, timed: bool
+        self, device: Device, arrival: Arrival, received_ms: int, opened: _Opened
     ) -> Repeated | None:
         """Whether an unsigned message is in the store already.
 
@@ -239,8 +241,9 @@ class Admission:
         longer know the id) took them a short time ago. In doubt it is committed: twice
         is better than never.
         """
-        if device.kind is not DeviceKind.UNSIGNED:
-            return None
+        if device.kind is DeviceKind.BLE:
+            return self._ble_repeat(device, arrival, received_ms, opened)
+        timed = opened.timed
         if not timed and not arrival.redelivered:
             return None
         place = (arrival.stream, digest_of(arrival.payload))
@@ -251,16 +254,44 @@ class Admission:
             return (
                 Repeated(True) if timed or seen.packet_id == arrival.packet_id else None
             )
+        before_ms = self._recalled_ms(device, place)
+        window_ms = REPEAT_WINDOW_MS if timed else REDELIVERY_WINDOW_MS
+        if before_ms is not None and received_ms - before_ms <= window_ms:
+            return Repeated(verified=True)
+        return None
+
+    def _ble_repeat(
+        self, device: Device, arrival: Arrival, received_ms: int, opened: _Opened
+    ) -> Repeated | None:
+        """Whether a value of a Bluetooth device is in the store already.
+
+        A device that stores its readings may send one at every connection. With a time
+        of the device's the same bytes are the same reading: for ever where that time
+        was near ours when the first came, for a day otherwise, for the clock may stand
+        still. Without a time they are where we asked for what was stored, for a day.
+        """
+        if not _may_come_again(arrival, opened):
+            return None
+        place = (arrival.stream, digest_of(arrival.payload))
+        seen = self._taken(device.id).get(place)
+        first_ms = seen.received_ms if seen else self._recalled_ms(device, place)
+        if first_ms is None:
+            return None
+        time_ms = opened.readings[0].time_ms
+        if time_ms is not None and abs(first_ms - time_ms) <= BEHIND_MAX_MS:
+            return Repeated(verified=True)
+        if received_ms - first_ms <= REPEAT_WINDOW_MS:
+            return Repeated(verified=True)
+        return None
+
+    def _recalled_ms(self, device: Device, place: tuple[str, bytes]) -> int | None:
+        """When a message of before our start came, None for one that we do not know."""
         if device.id not in self._recalled:
             self._recalled[device.id] = {
                 (one.stream or "", digest_of(one.original)): one.received_ms
                 for one in self._recall(device)
             }
-        before_ms = self._recalled[device.id].get(place)
-        window_ms = REPEAT_WINDOW_MS if timed else REDELIVERY_WINDOW_MS
-        if before_ms is not None and received_ms - before_ms <= window_ms:
-            return Repeated(verified=True)
-        return None
+        return self._recalled[device.id].get(place)
 
     def _taken(self, device: int) -> dict[tuple[str, bytes], _Taken]:
         return self._repeats.setdefault(device, {})
@@ -282,6 +313,13 @@ class _Opened:
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+
+
+def _may_come_again(arrival: Arrival, opened: _Opened) -> bool:
+    """Whether a value over Bluetooth bears what tells it from an equal one."""
+    if arrival.source is not Source.BLE or arrival.stream in CLOCKS:
+        return False
+    return arrival.redelivered or opened.readings[0].time_ms is not None
 
 
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:

@@ -89,6 +89,7 @@ class Settings:
     retention: Retention = Retention()
     watchdog: Path | None = None
     webhook: Webhook | None = None
+    ble_delete_stored: bool = True
 
 
 class _Table:
@@ -288,6 +289,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
     mqtt = opened["mqtt"].get("listen", None, _listen)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
+    delete_stored = ble.get("delete_stored", True, _switch)
     web = opened["web"].get("listen", None, _listen)
     contracts = opened["contracts"].get("directory", None, path)
     for table in opened.values():
@@ -314,6 +316,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         retention=retention,
         watchdog=watchdog,
         webhook=Webhook(url, secret) if url and secret else None,
+        ble_delete_stored=delete_stored,
     )
 
 
@@ -362,6 +365,7 @@ listen = "127.0.0.1:1883"         # plain text: loopback only
 [ble]
 enabled = false
 # adapter = "bluez"               # or "hci-tcp:HOST:PORT", a virtual controller
+# delete_stored = true            # on the devices, once it is durable here
 
 [web]
 listen = "127.0.0.1:8080"         # plain text: loopback only

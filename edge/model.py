@@ -109,7 +109,9 @@ class Arrival:
     None. `device` and `stream` are what the address says (topic, GATT characteristic),
     empty when the address could not be read: then `refusal` holds the door's own
     refusal, and the intake counts and keeps it like any other. `redelivered` and
-    `packet_id` are MQTT's own marks, 0 where there is none. `settle` is called once,
+    `packet_id` are MQTT's own marks, 0 where there is none; over BLE `redelivered` says
+    that we asked for what the device had stored. `backlog` says that the door knows
+    the message to be too old to tell of now. `settle` is called once,
     on the event loop, after the commit that holds the message.
     """
 
@@ -122,6 +124,7 @@ class Arrival:
     user: str | None = None
     redelivered: bool = False
     packet_id: int = 0
+    backlog: bool = False
     link: str = "mqtt"
     refusal: tuple[Reason, str] | None = None
 

@@ -62,12 +62,13 @@ def live(record: Record, reading: Reading) -> bool:
 
     Not when its envelope says that it was stored, nor when it is more than LATE_MS old.
     While our clock is not synchronised an age by it means nothing, so only the first
-    counts. Nor does the clock of a BLE device: it has no zone and nobody set it.
+    counts. Nor does the time of a BLE device by itself, for it has no zone: the source
+    has compared the device's clock and marked what is old as backlog.
     """
-    if record.link in BLE_LINKS:
-        return True
     if Flag.BACKLOG in record.flags:
         return False
+    if record.link in BLE_LINKS:
+        return True
     if Flag.UNSYNCED in record.flags or reading.time_ms is None:
         return True
     return record.received_ms - reading.time_ms <= LATE_MS

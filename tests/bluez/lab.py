@@ -15,13 +15,15 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from ble_fakes import Intake, Radio
+from ble_fakes import Intake, Peripheral, Radio
 from bumble import hci
 from bumble.controller import Controller
 from bumble.core import PhysicalTransport
 from bumble.link import LocalLink
+from bumble.pairing import PairingConfig, PairingDelegate
 from bumble.transport import open_transport
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
@@ -186,3 +188,29 @@ async def let_go(peripheral: Any) -> None:
     for connection in list(peripheral.device.connections.values()):
         with contextlib.suppress(Exception):  # it may be gone by now
             await asyncio.wait_for(connection.disconnect(), 2)
+
+
+@dataclass
+class Displayed:
+    """The number on a device's screen, as the person who pairs reads it."""
+
+    number: asyncio.Future[int] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+def wants_pairing(peripheral: Peripheral, *, passkey: Displayed | None = None) -> None:
+    """The device pairs: with a number that it shows, or where nothing is compared."""
+
+    class Screen(PairingDelegate):  # type: ignore[misc] # Bumble is not typed
+        async def display_number(self, number: int, digits: int = 6) -> None:
+            assert digits == 6
+            if passkey is not None and not passkey.number.done():
+                passkey.number.set_result(number)
+
+    can = PairingDelegate.IoCapability
+    screen = can.DISPLAY_OUTPUT_ONLY if passkey else can.NO_OUTPUT_NO_INPUT
+    config = PairingConfig(
+        sc=True, mitm=passkey is not None, bonding=True, delegate=Screen(screen)
+    )
+    peripheral.device.pairing_config_factory = lambda _: config

@@ -115,7 +115,7 @@ def _download(name: str) -> Path:
 def _unpacked(package: Path) -> tuple[bytes, dict[str, bytes]]:
     """The kernel image, and every module that we might need, by its name."""
     kernel, modules, built_in = b"", {}, set()
-    unpack = ["dpkg-deb", "--fsys-tarfile", package]
+    unpack = ["dpkg-deb", "--fsys-tarfile", str(package)]
     with (
         subprocess.Popen(unpack, stdout=subprocess.PIPE) as reading,
         tarfile.open(fileobj=reading.stdout, mode="r|") as files,

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
 from ble_fakes import INDICATE, OXIMETER, STRAP, Intake, pushing, until
-from lab import Lab, let_go, serving
+from ble_meter import METER, Meter, record
+from bleak import BleakClient, BleakScanner
+from bleak.backends.device import BLEDevice
+from bumble.core import UUID
+from bumble.gatt import Characteristic
+from lab import QUICK, Displayed, Lab, let_go, serving, wants_pairing
+
+from edge.sources.ble_adapter import run_ble
+from edge.sources.ble_bluez import Agent, system_bus
+from edge.sources.ble_pairing import pair
 
 LIMIT_S = 25
 
@@ -78,13 +91,17 @@ async def test_a_device_that_advertises_for_two_seconds_is_served(lab: Lab) -> N
         await until(lambda: intake.payloads() == ["0041"], "the value", LIMIT_S)
 
 
-async def test_bluetoothd_that_is_killed_costs_no_more_than_a_pause(lab: Lab) -> None:
+async def test_bluetoothd_that_is_killed_costs_no_more_than_a_pause(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
     strap = await lab.strap()
     intake = Intake()
+    caplog.set_level(logging.INFO, "edge.ble")
     async with serving(intake, {STRAP: "strap"}) as source:
         await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
         await lab.kill_daemon()
-        await until(lambda: not source.connected, "the loss is noticed", LIMIT_S)
+        left = "strap has disconnected"
+        await until(lambda: left in caplog.messages, "the loss is noticed", LIMIT_S)
         await let_go(strap)
         await lab.powered()
         await until(lambda: source.connected == {STRAP}, "connected again", LIMIT_S)
@@ -122,3 +139,138 @@ async def test_an_adapter_that_is_pulled_out_and_put_in_is_taken_up_again(
         await until(lambda: source.connected == {STRAP}, "connected again", LIMIT_S)
         await strap.send("2a37", "0042")
         await until(lambda: intake.payloads() == ["0042"], "the value", LIMIT_S)
+
+
+async def test_a_meter_is_emptied_and_its_clock_set(lab: Lab) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    meter = Meter({n: record(n, now_ms - n * 60_000) for n in range(1, 31)}, 0)
+    sent = list(meter.records.values())
+    await meter.start(lab)
+    intake = Intake()
+    async with serving(intake, {METER: "meter"}):
+        await until(lambda: not meter.records, "everything is deleted", LIMIT_S)
+    assert [a.payload for a in intake.arrivals if a.stream == "2a18"] == sent
+    assert meter.requests == ["0101", "0202011e00"]
+    assert len(meter.clock_writes) == 1
+
+
+def private(uuid: int) -> Characteristic[bytes]:
+    """A characteristic that only a bonded gateway may read, and that notifies."""
+    properties = Characteristic.Properties
+    return Characteristic(
+        UUID.from_16_bits(uuid),
+        properties.READ | properties.NOTIFY,
+        Characteristic.READABLE | Characteristic.READ_REQUIRES_AUTHENTICATION,
+        bytes.fromhex("00780050005d00"),
+    )
+
+
+async def found(address: str) -> BLEDevice:
+    device = await BleakScanner.find_device_by_address(address, timeout=15)
+    assert device is not None
+    return device
+
+
+async def test_a_device_that_shows_a_number_is_paired_once_and_stays_bonded(
+    lab: Lab,
+) -> None:
+    """At enrolment somebody reads the number; afterwards nobody is asked."""
+    cuff = await lab.peripheral(OXIMETER, {0x1810: [private(0x2A35)]})
+    screen = Displayed()
+    wants_pairing(cuff, passkey=screen)
+    asked: list[int] = []
+
+    async def read_screen() -> int:
+        asked.append(await screen.number)
+        return asked[0]
+
+    await pair(await found(OXIMETER), ask=read_screen)
+    assert len(asked) == 1
+    async with system_bus() as bluez:
+        assert await bluez.is_bonded(OXIMETER)
+    async with BleakClient(await found(OXIMETER)) as client:
+        characteristic = "00002a35-0000-1000-8000-00805f9b34fb"
+        value = await client.read_gatt_char(characteristic)
+    assert value.hex() == "00780050005d00"
+    assert len(asked) == 1
+    await let_go(cuff)
+    intake = Intake()
+    task = asyncio.create_task(
+        run_ble(
+            "bluez",
+            intake,
+            lambda: {OXIMETER: "cuff"},
+            lambda: None,
+            lambda *_: None,
+            limits=QUICK,
+        )
+    )
+    await until(lambda: cuff.subscribed("2a35"), "subscribed", LIMIT_S)
+    await asyncio.sleep(0.5)  # the bond is looked up after the subscription
+    await cuff.send("2a35", "00780050005d00")
+    await until(lambda: len(intake.arrivals) == 1, "the value", LIMIT_S)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert intake.arrivals[0].link == "ble-bonded"
+
+
+async def test_only_an_enrolled_device_may_pair_where_nothing_is_compared(
+    lab: Lab,
+) -> None:
+    scale = await lab.peripheral(OXIMETER, {0x181D: [private(0x2A9D)]})
+    wants_pairing(scale)
+    enrolled: set[str] = set()
+
+    async with system_bus() as bluez:
+
+        async def may_pair(path: str) -> bool:
+            return await bluez.address_of(path) in enrolled
+
+        async with bluez.answering(Agent(may_pair), "NoInputNoOutput"):
+            enrolled.add(OXIMETER)
+            async with BleakClient(await found(OXIMETER)) as client:
+                await client.pair()
+            assert await bluez.is_bonded(OXIMETER)
+
+
+async def test_twenty_devices_at_once_are_all_served(lab: Lab) -> None:
+    """The radio here has no limit; a Pi's adapter has seven, see the next test."""
+    addresses = [f"F1:00:00:00:01:{i:02X}" for i in range(20)]
+    straps = [await lab.strap(address) for address in addresses]
+    intake = Intake()
+    limits = dataclasses.replace(QUICK, connections_max=20)
+    began_s = time.monotonic()
+    async with serving(intake, {a: a for a in addresses}, limits) as source:
+        await until(lambda: len(source.connected) == 20, "all connected", 60)
+        print(f"twenty connected after {time.monotonic() - began_s:.1f} s")
+        cpu_s, began_s = time.process_time(), time.monotonic()
+        for i in range(20):
+            for strap in straps:
+                await strap.send("2a37", f"00{40 + i:02x}")
+            await asyncio.sleep(0.05)
+        await until(lambda: len(intake.arrivals) == 400, "all values", LIMIT_S)
+        print(
+            f"400 values in {time.monotonic() - began_s:.1f} s, "
+            f"{time.process_time() - cpu_s:.1f} s CPU with the simulated radio"
+        )
+    for address in addresses:
+        rates = [a.payload.hex() for a in intake.arrivals if a.device == address]
+        assert rates == [f"00{40 + i:02x}" for i in range(20)]
+
+
+async def test_more_devices_than_connections_take_turns(lab: Lab) -> None:
+    addresses = [f"F1:00:00:00:02:{i:02X}" for i in range(5)]
+    straps = [await lab.strap(address) for address in addresses]
+    intake = Intake()
+    limits = dataclasses.replace(QUICK, connections_max=3, idle_s=0.5)
+    served: set[str] = set()
+    async with serving(intake, {a: a for a in addresses}, limits) as source:
+
+        def all_served() -> bool:
+            served.update(source.connected)
+            assert len(source.connected) <= 3
+            return len(served) == 5
+
+        await until(all_served, "each has had its turn", 40)
+    assert len(straps) == 5
