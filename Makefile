@@ -1,5 +1,6 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
+# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes
 # make clean   remove what was built (not the data)
@@ -13,7 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := $(wildcard native/*.c native/*.h native/*.py) setup.py
 
-.PHONY: run test lint c-test py-test bench soak clean system test-system
+.PHONY: run test test-bluez test-bluez-if-possible lint c-test py-test bench soak clean system test-system
 
 run: $(VENV)/installed
 	$(BIN)/iomt demo $(DEMO)
@@ -35,7 +36,18 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,bench]'
 	touch $@
 
-test: test-system lint c-test py-test
+test: test-system lint c-test py-test test-bluez-if-possible
+
+# Exit status 77 is "this machine cannot"; it says so, and counts as neither.
+test-bluez: $(VENV)/installed-dev
+	@tools/system-packages $(PYTHON) bluez
+	$(BIN)/python -m compileall -q edge firmware_sim tests
+	$(BIN)/python tests/bluez/machine.py
+
+test-bluez-if-possible: $(VENV)/installed-dev
+	@tools/system-packages $(PYTHON) bluez || true
+	@$(BIN)/python -m compileall -q edge firmware_sim tests
+	@$(BIN)/python tests/bluez/machine.py || [ $$? = 77 ]
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from edge.devices import senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
+from edge.devices.fragments import ENVELOPE_UUID as ENVELOPE
 from edge.devices.originals import LATE_MS
 from edge.devices.profiles import CLOCKS, PROFILES
 from edge.devices.registry import (
@@ -143,7 +144,7 @@ class Admission:
             raise RefusedError(
                 Reason.UNKNOWN_DEVICE, f"device {arrival.device!r} was revoked"
             )
-        if (device.kind is DeviceKind.BLE) != (arrival.source is Source.BLE):
+        if not _may_use(device, arrival.source):
             raise RefusedError(
                 Reason.NOT_AUTHORISED,
                 f"device {device.name} is enrolled as {device.kind} and does not "
@@ -159,8 +160,10 @@ class Admission:
         if device.kind is DeviceKind.BLE:
             decode = PROFILES.get(arrival.stream)
             if decode is None:
+                hint = ": enrol it with --key" if arrival.stream == ENVELOPE else ""
                 raise RefusedError(
-                    Reason.MALFORMED, f"no profile for characteristic {arrival.stream}"
+                    Reason.MALFORMED,
+                    f"no profile for characteristic {arrival.stream}{hint}",
                 )
             return _Opened(device, (decode(payload),), None, timed=False)
         message = senml.parse(payload, received_ms)
@@ -171,7 +174,10 @@ class Admission:
     ) -> Admitted | Repeated:
         device, envelope = opened.device, opened.envelope
         if envelope is not None:
-            if (envelope.device, envelope.stream) != (arrival.device, arrival.stream):
+            topic = arrival.device, arrival.stream
+            if arrival.source is Source.BLE:  # its streams have one characteristic
+                topic = arrival.device, envelope.stream
+            if (envelope.device, envelope.stream) != topic:
                 raise RefusedError(
                     Reason.WRONG_TOPIC,
                     f"signed for {envelope.device}/{envelope.stream}, published "
@@ -195,11 +201,12 @@ class Admission:
             received_ms=received_ms,
             original=arrival.payload,
             device=device.name,
-            stream=arrival.stream,
+            stream=envelope.stream if envelope is not None else arrival.stream,
             attestation=(
                 Attestation.DEVICE if envelope is not None else Attestation.GATEWAY
             ),
             link=arrival.link,
+            address=arrival.address,
             flags=flags,
             assignment=device.assignment.ref if device.assignment else None,
         )
@@ -313,6 +320,13 @@ class _Opened:
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+
+
+def _may_use(device: Device, source: Source) -> bool:
+    """Whether a device may send by this door: one that signs may by either."""
+    if source is Source.BLE:
+        return device.address is not None
+    return device.kind is not DeviceKind.BLE
 
 
 def _may_come_again(arrival: Arrival, opened: _Opened) -> bool:

@@ -2,7 +2,8 @@
 
 link              original
 mqtt              envelope if its first byte is 0xd2, else SenML JSON
-ble, ble-bonded   GATT value, of the characteristic that is the record's stream
+ble, ble-bonded   envelope if the device signed it, else the GATT value of the
+                  characteristic that is the record's stream
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from edge.devices import envelope, senml
 from edge.devices.profiles import PROFILES
 from edge.errors import Reason, RefusedError
-from edge.model import Flag, Reading, Record
+from edge.model import Attestation, Flag, Reading, Record
 
 ENVELOPE_FIRST_BYTE = 0xD2  # no JSON text in UTF-8 begins with it
 LATE_MS = 60_000  # docs/wire-format.md section 3
@@ -39,14 +40,14 @@ def readings_of(record: Record) -> Decoded:
     RefusedError where the original is not what its link says, which for a committed
     record means that it was admitted by other code.
     """
-    if record.link in BLE_LINKS:
+    if record.link in BLE_LINKS and record.attestation is not Attestation.DEVICE:
         decode = PROFILES.get(record.stream or "")
         if decode is None:
             raise RefusedError(
                 Reason.MALFORMED, f"no profile for characteristic {record.stream}"
             )
         return Decoded(None, (decode(record.original),), None, backlog=False)
-    if record.link == "mqtt":
+    if record.link == "mqtt" or record.link in BLE_LINKS:
         if record.original[:1] == bytes((ENVELOPE_FIRST_BYTE,)):
             signed = envelope.parse(record.original)
             return Decoded(
@@ -67,7 +68,7 @@ def live(record: Record, reading: Reading) -> bool:
     """
     if Flag.BACKLOG in record.flags:
         return False
-    if record.link in BLE_LINKS:
+    if record.link in BLE_LINKS and record.attestation is not Attestation.DEVICE:
         return True
     if Flag.UNSYNCED in record.flags or reading.time_ms is None:
         return True

@@ -37,7 +37,8 @@ from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
 
-from edge.devices.profiles import CLOCKS, PROFILES, continuous_glucose
+from edge.devices import fragments
+from edge.devices.profiles import CLOCKS, continuous_glucose
 from edge.model import Arrival, Outcome, Source, Verdict
 from edge.sources import Door
 from edge.sources.ble_device import (
@@ -46,7 +47,9 @@ from edge.sources.ble_device import (
     drain,
     is_old,
     read_and_set_clock,
+    wanted_streams,
 )
+from edge.sources.ble_envelope import envelope_of
 from edge.sources.ble_link import Backoff, Limits, Link, Value
 from edge.sources.ble_records import RecordAccess
 from edge.sources.ble_words import RADIO_ERRORS, explain, short
@@ -309,13 +312,14 @@ class BleSource:
         problems: list[str] = []
         found = accesses_of(link, self._limits)
         link.accesses = [access for access, _ in found]
+        streams = wanted_streams(link)
         wanted = {point.handle: access.answered for access, point in found}
         for characteristic in list(link.client.services.characteristics.values()):
             stream = short(characteristic.uuid)
             offers = {"notify", "indicate"}.intersection(characteristic.properties)
             if characteristic.handle in wanted:
                 receive = _passed_on(wanted[characteristic.handle])
-            elif stream in PROFILES and stream not in CLOCKS:
+            elif stream in streams:
                 receive = _passed_on(self._receiver(link, stream))
             else:
                 continue
@@ -362,7 +366,11 @@ class BleSource:
 
     def _receiver(self, link: Link, stream: str) -> Callable[[bytes], None]:
         def receive(value: bytes) -> None:
-            if stream == continuous_glucose.MEASUREMENT_UUID:
+            if stream == fragments.ENVELOPE_UUID:
+                signed = envelope_of(link, value)
+                if signed is not None:
+                    self._hand_on(link, signed)
+            elif stream == continuous_glucose.MEASUREMENT_UUID:
                 for record in continuous_glucose.records_of(value):
                     self._take(link, stream, record)
             else:
@@ -372,10 +380,6 @@ class BleSource:
 
     def _take(self, link: Link, stream: str, octets: bytes) -> None:
         """A value from the radio; on the event loop, so it must not wait."""
-        if link.received_count == 0:
-            self._backoff(link.address).failures = 0  # it works: forget the past
-        link.received_count += 1
-        link.heard_s = asyncio.get_running_loop().time()
         value = Value(stream, octets)
         access = _fetching(link, stream)
         if access is not None:
@@ -383,6 +387,13 @@ class BleSource:
             value.settle = access.took(stream, octets)
         if stream not in CLOCKS:
             value.backlog = is_old(link, stream, octets, self._now, stored=value.stored)
+        self._hand_on(link, value)
+
+    def _hand_on(self, link: Link, value: Value) -> None:
+        if link.received_count == 0:
+            self._backoff(link.address).failures = 0  # it works: forget the past
+        link.received_count += 1
+        link.heard_s = asyncio.get_running_loop().time()
         if not link.waiting and not self._door.congested:
             self._submit(link, value)
         elif len(link.waiting) < self._limits.waiting_count_max or value.stored:
@@ -422,6 +433,7 @@ class BleSource:
                 redelivered=value.stored,
                 backlog=value.backlog,
                 link="ble-bonded" if link.bonded else "ble",
+                address=link.address_octets,
             )
         )
 
@@ -468,6 +480,8 @@ class BleSource:
         """Free the connection and say when the next one may begin."""
         link.connected = False
         link.subscribed.clear()
+        for answer in link.answers:
+            answer.cancel()
         backoff = self._backoff(link.address)
         delay_s = self._next_delay_s(backoff) if link.received_count == 0 else 0.0
         now_s = asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.exc import BleakError
 
+from edge.devices import fragments
 from edge.devices.originals import LATE_MS
 from edge.devices.profiles import CLOCKS, PROFILES, current_time, date_time, racp
 from edge.errors import RefusedError
@@ -50,6 +51,15 @@ def accesses_of(link: Link, limits: Limits) -> list[tuple[RecordAccess, _Point]]
             access = RecordAccess(measurement, write, quiet_s=limits.record_quiet_s)
             found.append((access, point))
     return found
+
+
+def wanted_streams(link: Link) -> frozenset[str]:
+    """What to subscribe to: of a device that signs, nothing but what it signed."""
+    assert link.client is not None  # noqa: S101 - it is connected
+    characteristics = link.client.services.characteristics.values()
+    if fragments.ENVELOPE_UUID in {short(one.uuid) for one in characteristics}:
+        return frozenset({fragments.ENVELOPE_UUID})
+    return frozenset(PROFILES) - CLOCKS
 
 
 async def read_and_set_clock(link: Link, take: Take, now: Now, limits: Limits) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bleak import BleakClient
 from bleak.backends.characteristic import BleakGATTCharacteristic
 
+from edge.devices.fragments import Assembly
 from edge.model import Outcome
 from edge.sources.ble_records import RecordAccess
 
@@ -77,6 +78,14 @@ class Link:
     heard_s: float = 0.0
     received_count: int = 0
     lost_count: int = 0
+    assembly: Assembly = field(default_factory=Assembly)
+    answers: set[asyncio.Task[None]] = field(default_factory=set)
+    broken_count: int = 0  # envelopes that came in part, as already told
+
+    @property
+    def address_octets(self) -> bytes:
+        """The address as a record has it."""
+        return bytes.fromhex(self.address.replace(":", ""))
 
 
 @dataclass(slots=True)

@@ -102,11 +102,10 @@ async def pair(
             return await bluez.address_of(path) == address
 
         agent = Agent(may_pair, ask, confirm, show)
-        async with bluez.answering(agent, PERSON_THERE):
-            async with BleakClient(device) as client:
-                async with asyncio.timeout(PAIR_TIMEOUT_S):
-                    await client.pair()
-                said = await describe(client)
+        async with bluez.answering(agent, PERSON_THERE), BleakClient(device) as client:
+            async with asyncio.timeout(PAIR_TIMEOUT_S):
+                await client.pair()
+            said = await describe(client)
         if not await bluez.is_bonded(address):
             raise BleakError("the device was paired and kept no bond")
         await bluez.trust(address)

@@ -17,6 +17,7 @@ the order of loading, and guest-init.sh. The "newc" format of cpio is: 6 bytes "
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
 import os
@@ -43,9 +44,10 @@ MEMORY_MB = 1024
 QEMU = "qemu-system-x86_64"
 KERNEL = "linux-image-amd64"
 BOOTED = "IOMT-BOOTED"
+PANIC = "Kernel panic"
 KERNEL_LINE = (
     "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t mitigations=off "
-    "random.trust_cpu=on"
+    "random.trust_cpu=on oops=panic"
 )
 
 # sha512 to drbg before ecdh: without a random number generator the kernel's self-test
@@ -221,16 +223,19 @@ def run(arguments: list[str]) -> int:
         f"ARGUMENTS={shlex.quote(shlex.join(arguments or [str(HERE)]))}\n"
     )
     for _ in range(2):
-        if _started(image, archive):
-            break
-        print("the machine has not booted", flush=True)
-    else:
+        seen = _started(image, archive)
+        if BOOTED not in seen:
+            print("the machine has not booted", flush=True)
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            return int((RESULTS / "exit-status").read_text())
+        print("the machine ended without a result", flush=True)
+        if PANIC not in seen:
+            return 1
+        print("its kernel has crashed (not the program under test)", flush=True)
+    if BOOTED not in seen:
         raise NotRunError("the virtual machine does not boot here")
-    try:
-        return int((RESULTS / "exit-status").read_text())
-    except (OSError, ValueError):
-        print("the virtual machine ended without a result")
-        return 1
+    return 1
 
 
 def _check_machine() -> None:
@@ -256,8 +261,8 @@ def _bluetoothd() -> bool:
     return any(map(os.path.exists, places))
 
 
-def _started(image: Path, archive: Path) -> bool:
-    """Run the machine to its end; False if it has not booted in time."""
+def _started(image: Path, archive: Path) -> set[str]:
+    """Run the machine to its end; which of BOOTED and PANIC it has said."""
     share = "security_model=none,multidevs=remap"
     command = [
         # "microvm" hangs under TCG one start in six (no clock to calibrate by).
@@ -272,7 +277,7 @@ def _started(image: Path, archive: Path) -> bool:
         *("-device", "virtio-rng-pci"),
         *("-append", f"{KERNEL_LINE} iomt={RESULTS}"),
     ]
-    began, booted = time.monotonic(), False
+    began, seen = time.monotonic(), set[str]()
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as machine:
@@ -284,16 +289,16 @@ def _started(image: Path, archive: Path) -> bool:
             line += octets
             *lines, line = line.split(b"\n")
             for one in lines:
-                booted = booted or BOOTED.encode() in one
+                seen |= {sign for sign in (BOOTED, PANIC) if sign.encode() in one}
                 print(one.decode(errors="replace").rstrip("\r"), flush=True)
             spent_s = time.monotonic() - began
-            if spent_s > (RUN_LIMIT_S if booted else BOOT_LIMIT_S):
+            if spent_s > (RUN_LIMIT_S if BOOTED in seen else BOOT_LIMIT_S):
                 machine.kill()
             if machine.poll() is not None and not octets:
                 break
             time.sleep(0.05)
     print(f"the machine ran for {time.monotonic() - began:.0f} s")
-    return booted
+    return seen
 
 
 if __name__ == "__main__":
