@@ -141,6 +141,7 @@ async def test_a_meter_is_emptied_and_its_clock_set(lab: Lab) -> None:
 async def test_twenty_devices_at_once_are_all_served(lab: Lab) -> None:
     """The radio here has no limit; a Pi's adapter has seven, see the next test."""
     addresses = [f"F1:00:00:00:01:{i:02X}" for i in range(20)]
+    lab.interval_ms = 500  # all of it goes through one emulated processor
     straps = [await lab.strap(address) for address in addresses]
     intake = Intake()
     limits = dataclasses.replace(QUICK, connections_max=20)
