@@ -68,6 +68,8 @@ bench: $(VENV)/installed-dev
 # Everything that the tests take samples of: hours of a clinic's bad luck in minutes.
 soak: test-system $(VENV)/installed-dev
 	$(BIN)/python tests/crash/soak.py
+	IOMT_ECG_MINUTES=60 $(BIN)/python -m pytest --timeout 900 \
+		tests/scenario/test_ble_ecg.py -k drops
 	IOMT_KILLS=50 $(BIN)/python -m pytest --timeout 900 \
 		tests/scenario/test_gateway_process.py -k killed_again_and_again
 	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \

@@ -190,6 +190,16 @@ class Peripheral:
             else:
                 await server.notify_subscriber(connection, characteristic, value)
 
+    def listener(self, characteristic: Characteristic[bytes]) -> Connection | None:
+        """The connection that asked for its notifications, if there is one."""
+        if self._device is None:
+            return None
+        server = self._device.gatt_server
+        for connection in self._device.connections.values():
+            if server.read_cccd(connection, characteristic)[0] & 0x01:
+                return connection
+        return None
+
     async def send_whole(
         self,
         characteristic: Characteristic[bytes],

@@ -38,7 +38,7 @@ from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
 
 from edge.devices import fragments
-from edge.devices.profiles import CLOCKS, continuous_glucose
+from edge.devices.profiles import CLOCKS, continuous_glucose, ecg
 from edge.model import Arrival, Outcome, Source, Verdict
 from edge.sources import Door
 from edge.sources.ble_device import (
@@ -49,6 +49,7 @@ from edge.sources.ble_device import (
     read_and_set_clock,
     wanted_streams,
 )
+from edge.sources.ble_ecg import EcgStream
 from edge.sources.ble_envelope import envelope_of
 from edge.sources.ble_link import Backoff, Limits, Link, Value
 from edge.sources.ble_records import RecordAccess
@@ -104,6 +105,7 @@ class BleSource:
         self._backoffs: dict[str, Backoff] = {}
         self._seen: dict[str, tuple[BLEDevice, float]] = {}
         self._fetched: dict[tuple[str, str], int] = {}  # newest durable record
+        self._ecgs: dict[str, EcgStream] = {}
         self._connecting = asyncio.Lock()
         self._heard_s = 0.0
         self._silences = 0
@@ -370,6 +372,9 @@ class BleSource:
                 signed = envelope_of(link, value)
                 if signed is not None:
                     self._hand_on(link, signed)
+            elif stream == ecg.SAMPLES_UUID:
+                for part in self._ecg(link.address).take(link, value):
+                    self._hand_on(link, part)
             elif stream == continuous_glucose.MEASUREMENT_UUID:
                 for record in continuous_glucose.records_of(value):
                     self._take(link, stream, record)
@@ -377,6 +382,17 @@ class BleSource:
                 self._take(link, stream, value)
 
         return receive
+
+    def _ecg(self, address: str) -> EcgStream:
+        """The ECG of a device, across its connections."""
+        if address not in self._ecgs:
+            self._ecgs[address] = EcgStream(self._tell_gap)
+        return self._ecgs[address]
+
+    def _tell_gap(self, words: str) -> None:
+        log.error("%s", words)
+        self._alarm(GAP_RULE, "start", words)
+        self._alarm(GAP_RULE, "end", words)
 
     def _take(self, link: Link, stream: str, octets: bytes) -> None:
         """A value from the radio; on the event loop, so it must not wait."""

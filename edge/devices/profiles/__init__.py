@@ -14,6 +14,7 @@ from edge.devices.profiles import (
     continuous_glucose,
     current_time,
     date_time,
+    ecg,
     glucose,
     health_thermometer,
     heart_rate,
@@ -22,7 +23,8 @@ from edge.devices.profiles import (
 )
 from edge.model import Reading
 
-# The 16-bit UUID in lower-case hex (it is the record's stream) -> its decoder, which
+# The UUID in lower-case hex, the 16-bit form where there is one (it is the record's
+# stream) -> its decoder, which
 # raises RefusedError MALFORMED for a value that is not what the profile says.
 PROFILES: Mapping[str, Callable[[bytes], Reading]] = {
     battery.UUID: battery.decode,
@@ -32,6 +34,8 @@ PROFILES: Mapping[str, Callable[[bytes], Reading]] = {
     continuous_glucose.MEASUREMENT_UUID: continuous_glucose.decode_measurement,
     current_time.UUID: current_time.decode,
     date_time.UUID: date_time.decode,
+    ecg.SAMPLES_UUID: ecg.decode,
+    ecg.RATE_STREAM: heart_rate.decode,  # of the gateway's own making
     glucose.MEASUREMENT_UUID: glucose.decode_measurement,
     glucose.CONTEXT_UUID: glucose.decode_context,
     health_thermometer.MEASUREMENT_UUID: health_thermometer.decode_measurement,
