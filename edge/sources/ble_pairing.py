@@ -75,7 +75,7 @@ async def nearby(
         Nearby(
             device,
             device.address.upper(),
-            said.local_name or device.name or "",
+            device_information.text((said.local_name or device.name or "").encode()),
             tuple(short(uuid) for uuid in said.service_uuids),
             said.rssi,
         )
