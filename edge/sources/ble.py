@@ -25,6 +25,7 @@ deletes on our command waits for the commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -76,7 +77,8 @@ class BleSource:
     The backend classes are bleak's; None is the platform's own (BlueZ). `now` is our
     time in ms since 1970, None while it is not to be believed. `alarm` takes technical
     alarms; `is_bonded` says whether the stack keeps keys of an address; `power_cycle`
-    switches an adapter that went silent off and on.
+    switches an adapter that went silent off and on; `stack_lost` returns when the
+    stack's daemon of now has ended.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class BleSource:
         alarm: Alarm = lambda *_: None,
         is_bonded: Callable[[str], Awaitable[bool]] | None = None,
         power_cycle: Callable[[], Awaitable[None]] | None = None,
+        stack_lost: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._door = door
         self._devices = devices
@@ -101,9 +104,12 @@ class BleSource:
         self._alarm = alarm
         self._is_bonded = is_bonded
         self._power_cycle = power_cycle
+        self._stack_lost = stack_lost
+        self._rescan = asyncio.Event()
         self._links: dict[str, Link] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._seen: dict[str, tuple[BLEDevice, float]] = {}
+        self._waiting: dict[str, float] = {}  # for a connection, since when
         self._fetched: dict[tuple[str, str], int] = {}  # newest durable record
         self._ecgs: dict[str, EcgStream] = {}
         self._connecting = asyncio.Lock()
@@ -128,6 +134,8 @@ class BleSource:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._scan(group), name="ble-scan")
+                if self._stack_lost is not None:
+                    group.create_task(self._guard(self._stack_lost), name="ble-guard")
         finally:
             self._links.clear()
 
@@ -179,12 +187,36 @@ class BleSource:
                 log.warning("the adapter stays silent: switched off and on")
                 await self._power_cycle()
 
+    async def _guard(self, lost: Callable[[], Awaitable[None]]) -> None:
+        """When bluetoothd ends nobody tells us: bleak goes on believing its last words.
+
+        Every connection is given up then, and what was seen before is forgotten: a
+        device is connected to when the new daemon has reported it.
+        """
+        while True:
+            try:
+                await lost()
+            except RADIO_ERRORS:  # none runs: the scanner says so
+                _stop_if_cancelled()
+                await asyncio.sleep(self._limits.check_s)
+                continue
+            log.warning("bluetoothd has ended: everything is begun anew")
+            self._seen.clear()
+            self._waiting.clear()
+            for link in tuple(self._links.values()):
+                link.gone.set()
+            self._rescan.set()
+
     async def _watch(self) -> None:
         """Returns when the scanner has to be started anew."""
+        self._rescan.clear()
         loop = asyncio.get_running_loop()
         self._heard_s = loop.time()
         while loop.time() - self._heard_s < self._limits.silence_s:
-            await asyncio.sleep(self._limits.check_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.check_s):
+                    await self._rescan.wait()
+                return
             for link in tuple(self._links.values()):
                 if self._name_of(link.address) != link.device:
                     log.info("%s is enrolled no longer", link.device)
@@ -208,13 +240,26 @@ class BleSource:
         self._seen[address] = device, now_s
         if address in self._links or now_s < self._backoff(address).not_before_s:
             return
-        if len(self._links) >= self._limits.connections_max:
-            self._make_room(name, now_s)
+        if not self._is_next(address, now_s):
+            self._waiting.setdefault(address, now_s)
+            if len(self._links) >= self._limits.connections_max:
+                self._make_room(name, now_s)
             return
+        self._waiting.pop(address, None)
         self._full_logged = False
         link = Link(address, name, heard_s=now_s)
         self._links[address] = link
         group.create_task(self._serve(link), name=f"ble-{address}")
+
+    def _is_next(self, address: str, now_s: float) -> bool:
+        """Whether a connection is free for it: those who wait come first, in order."""
+        for one in list(self._waiting):
+            if now_s - self._seen[one][1] > self._limits.fresh_s:
+                del self._waiting[one]  # it sleeps again
+        free = self._limits.connections_max - len(self._links)
+        queue = list(self._waiting)
+        place = queue.index(address) if address in self._waiting else len(queue)
+        return place < free
 
     def _make_room(self, name: str, now_s: float) -> None:
         """Give up the connection that has been idle longest, if one is idle at all."""
@@ -278,6 +323,8 @@ class BleSource:
     async def _connect(self, link: Link) -> None:
         limits = self._limits
         async with self._connecting:
+            if link.address not in self._seen:
+                raise BleakError("is to be found anew")
             device, seen_s = self._seen[link.address]
             if asyncio.get_running_loop().time() - seen_s > limits.fresh_s:
                 raise BleakError("is no longer advertising")

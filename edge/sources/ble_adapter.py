@@ -66,9 +66,11 @@ async def run_ble(
         delay_s = min(2 * delay_s, RESTART_MAX_S)
 
 
-async def _run_bluez(
+def bluez_source(
     door: Door, devices: Devices, now: Now, alarm: Alarm, limits: Limits
-) -> None:
+) -> BleSource:
+    """The source on this machine's own stack, with what only BlueZ can tell."""
+
     async def is_bonded(address: str) -> bool:
         async with system_bus() as bluez:
             return await bluez.is_bonded(address)
@@ -77,7 +79,11 @@ async def _run_bluez(
         async with system_bus() as bluez:
             await bluez.power_cycle()
 
-    source = BleSource(
+    async def stack_lost() -> None:
+        async with system_bus() as bluez:
+            await bluez.gone()
+
+    return BleSource(
         door,
         devices,
         limits=limits,
@@ -85,7 +91,14 @@ async def _run_bluez(
         alarm=alarm,
         is_bonded=is_bonded,
         power_cycle=power_cycle,
+        stack_lost=stack_lost,
     )
+
+
+async def _run_bluez(
+    door: Door, devices: Devices, now: Now, alarm: Alarm, limits: Limits
+) -> None:
+    source = bluez_source(door, devices, now, alarm, limits)
     async with asyncio.TaskGroup() as group:
         agent = group.create_task(_answer_pairing(devices), name="ble-agent")
         await source.run()

@@ -27,7 +27,7 @@ from dbus_fast.service import ServiceInterface, dbus_method
 
 CALL_TIMEOUT_S = 10.0
 POWER_PAUSE_S = 1.0
-OWNER_CHECK_S = 2.0
+OWNER_CHECK_S = 1.0
 _BLUEZ = "org.bluez"
 _ROOM = "/org/bluez"
 _AGENT_PATH = "/iomt/agent"
@@ -91,11 +91,14 @@ class Bluez:
         return False
 
     async def gone(self) -> None:
-        """Return once bluetoothd has another name on the bus than now, or none."""
+        """Return once the bluetoothd of now has ended; BleakError where none runs."""
         was = await self._owner()
         while True:
             await asyncio.sleep(OWNER_CHECK_S)
-            if await self._owner() != was:
+            try:
+                if await self._owner() != was:
+                    return
+            except BleakError:
                 return
 
     async def _owner(self) -> str:

@@ -25,6 +25,6 @@ done
 echo "BlueZ $("$daemon" -v), Linux $(uname -r)"
 cd "$PROJECT" || exit 1
 eval "set -- $ARGUMENTS"
-"$PYTHON" -m pytest -v -p no:cacheprovider --timeout 90 --durations 8 -rA \
+"$PYTHON" -m pytest -v -p no:cacheprovider --timeout 200 --durations 8 -rA \
     --junitxml "$RESULTS/junit.xml" "$@"
 echo $? >"$RESULTS/exit-status"

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from edge.sources.ble import BleSource, Limits
+from edge.sources.ble_adapter import bluez_source
 
 ADAPTER_ADDRESS = "F0:F1:F2:00:00:01"
 PLUG_LIMIT_S = 20.0
@@ -170,10 +172,17 @@ class Lab(Radio):
 
 @contextlib.asynccontextmanager
 async def serving(
-    intake: Intake, enrolled: Mapping[str, str], limits: Limits = QUICK, **more: Any
+    intake: Intake, enrolled: Mapping[str, str], limits: Limits = QUICK
 ) -> AsyncIterator[BleSource]:
     """The gateway's own source on the platform's own stack."""
-    source = BleSource(intake, lambda: enrolled, limits=limits, **more)
+
+    def now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    def tell(*event: str) -> None:
+        print("alarm:", *event)
+
+    source = bluez_source(intake, lambda: enrolled, now_ms, tell, limits)
     task = asyncio.create_task(source.run(), name="ble")
     try:
         yield source

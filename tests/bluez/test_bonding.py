@@ -20,7 +20,7 @@ from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_bluez import Agent, system_bus
 from edge.sources.ble_pairing import pair
 
-LIMIT_S = 25
+LIMIT_S = 40
 CUFF = "F1:00:00:00:03:01"
 SCALE = "F1:00:00:00:03:02"
 
