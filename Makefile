@@ -64,6 +64,7 @@ py-test: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/bluetooth.py
 
 # Everything that the tests take samples of: hours of a clinic's bad luck in minutes.
 soak: test-system $(VENV)/installed-dev

@@ -27,7 +27,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -54,6 +53,7 @@ from edge.sources.ble_ecg import EcgStream
 from edge.sources.ble_envelope import envelope_of
 from edge.sources.ble_link import Backoff, Limits, Link, Value
 from edge.sources.ble_records import RecordAccess
+from edge.sources.ble_table import Table, next_delay_s
 from edge.sources.ble_words import RADIO_ERRORS, explain, short
 
 __all__ = ["BleSource", "Limits"]
@@ -106,10 +106,9 @@ class BleSource:
         self._power_cycle = power_cycle
         self._stack_lost = stack_lost
         self._rescan = asyncio.Event()
-        self._links: dict[str, Link] = {}
-        self._backoffs: dict[str, Backoff] = {}
+        self._table = Table(self._limits)
+        self._links = self._table.links
         self._seen: dict[str, tuple[BLEDevice, float]] = {}
-        self._waiting: dict[str, float] = {}  # for a connection, since when
         self._fetched: dict[tuple[str, str], int] = {}  # newest durable record
         self._ecgs: dict[str, EcgStream] = {}
         self._connecting = asyncio.Lock()
@@ -161,7 +160,7 @@ class BleSource:
                 await self._wake_adapter()
             except RADIO_ERRORS as error:
                 _stop_if_cancelled()
-                delay_s = self._next_delay_s(backoff)
+                delay_s = next_delay_s(backoff, self._limits)
                 words = explain(error)
                 log.warning("the adapter fails, next try in %.1f s: %s", delay_s, words)
                 if backoff.failures >= ADAPTER_FAILURES_ALARM:
@@ -202,7 +201,7 @@ class BleSource:
                 continue
             log.warning("bluetoothd has ended: everything is begun anew")
             self._seen.clear()
-            self._waiting.clear()
+            self._table.forget_waiting()
             for link in tuple(self._links.values()):
                 link.gone.set()
             self._rescan.set()
@@ -238,54 +237,32 @@ class BleSource:
         if name is None:
             return
         self._seen[address] = device, now_s
-        if address in self._links or now_s < self._backoff(address).not_before_s:
+        if not self._table.may_try(address, now_s):
             return
-        if not self._is_next(address, now_s):
-            self._waiting.setdefault(address, now_s)
-            if len(self._links) >= self._limits.connections_max:
+        if not self._table.is_next(address, now_s):
+            if self._table.full:
                 self._make_room(name, now_s)
             return
-        self._waiting.pop(address, None)
         self._full_logged = False
         link = Link(address, name, heard_s=now_s)
         self._links[address] = link
         group.create_task(self._serve(link), name=f"ble-{address}")
 
-    def _is_next(self, address: str, now_s: float) -> bool:
-        """Whether a connection is free for it: those who wait come first, in order."""
-        for one in list(self._waiting):
-            if now_s - self._seen[one][1] > self._limits.fresh_s:
-                del self._waiting[one]  # it sleeps again
-        free = self._limits.connections_max - len(self._links)
-        queue = list(self._waiting)
-        place = queue.index(address) if address in self._waiting else len(queue)
-        return place < free
-
     def _make_room(self, name: str, now_s: float) -> None:
         """Give up the connection that has been idle longest, if one is idle at all."""
-        links = self._links.values()
-        if any(link.gone.is_set() for link in links):
+        if any(link.gone.is_set() for link in self._links.values()):
             return  # room is being made
-        idle = [one for one in links if one.connected and not one.busy]
-        longest = min(idle, key=lambda one: one.heard_s, default=None)
-        if longest is not None and now_s - longest.heard_s >= self._limits.idle_s:
-            log.info("%s is idle, %s waits: disconnected", longest.device, name)
-            self._backoff(longest.address).not_before_s = now_s + self._limits.idle_s
-            longest.gone.set()
+        idle = self._table.idlest(now_s)
+        if idle is not None:
+            log.info("%s is idle, %s waits: disconnected", idle.device, name)
+            not_before_s = now_s + self._limits.idle_s
+            self._table.backoff(idle.address).not_before_s = not_before_s
+            idle.gone.set()
         elif not self._full_logged:
             self._full_logged = True
             log.warning(
                 "%d connections, all in use: no room for %s", len(self._links), name
             )
-
-    def _backoff(self, address: str) -> Backoff:
-        return self._backoffs.setdefault(address, Backoff())
-
-    def _next_delay_s(self, backoff: Backoff) -> float:
-        """Full jitter under a doubling bound, so that devices do not come in step."""
-        bound_s = self._limits.backoff_first_s * 2 ** min(backoff.failures, 16)
-        backoff.failures += 1
-        return random.uniform(0, min(bound_s, self._limits.backoff_max_s))  # noqa: S311 - jitter is no secret
 
     # ---- One connection ----
 
@@ -454,7 +431,7 @@ class BleSource:
 
     def _hand_on(self, link: Link, value: Value) -> None:
         if link.received_count == 0:
-            self._backoff(link.address).failures = 0  # it works: forget the past
+            self._table.backoff(link.address).failures = 0  # it works: forget the past
         link.received_count += 1
         link.heard_s = asyncio.get_running_loop().time()
         if not link.waiting and not self._door.congested:
@@ -545,8 +522,10 @@ class BleSource:
         link.subscribed.clear()
         for answer in link.answers:
             answer.cancel()
-        backoff = self._backoff(link.address)
-        delay_s = self._next_delay_s(backoff) if link.received_count == 0 else 0.0
+        backoff = self._table.backoff(link.address)
+        delay_s = (
+            next_delay_s(backoff, self._limits) if link.received_count == 0 else 0.0
+        )
         now_s = asyncio.get_running_loop().time()
         backoff.not_before_s = max(backoff.not_before_s, now_s + delay_s)
         if link.client is not None:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ble_fakes import Intake, Peripheral, Radio
+from ble_fakes import Peripheral, Radio
 from bumble import hci
 from bumble.controller import Controller
 from bumble.core import PhysicalTransport
@@ -29,6 +29,7 @@ from bumble.transport import open_transport
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from edge.sources import Door
 from edge.sources.ble import BleSource, Limits
 from edge.sources.ble_adapter import bluez_source
 
@@ -172,7 +173,7 @@ class Lab(Radio):
 
 @contextlib.asynccontextmanager
 async def serving(
-    intake: Intake, enrolled: Mapping[str, str], limits: Limits = QUICK
+    intake: Door, enrolled: Mapping[str, str], limits: Limits = QUICK
 ) -> AsyncIterator[BleSource]:
     """The gateway's own source on the platform's own stack."""
 

@@ -7,11 +7,15 @@ import dataclasses
 import logging
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from ble_fakes import INDICATE, OXIMETER, STRAP, Intake, pushing, until
 from ble_meter import METER, Meter, record
 from lab import QUICK, Lab, let_go, serving
+from workbench import readings_of, trusted_clock
+
+from edge.gateway import open_core
 
 LIMIT_S = 40
 
@@ -79,6 +83,32 @@ async def test_a_device_that_advertises_for_two_seconds_is_served(lab: Lab) -> N
         print(f"from the advertisement to subscribed: {loop.time() - woke_s:.2f} s")
         await strap.send("2a37", "0041")
         await until(lambda: intake.payloads() == ["0041"], "the value", LIMIT_S)
+
+
+async def test_a_reading_is_on_the_ledger_soon_after_the_advertisement(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """The whole way: radio, kernel, BlueZ, D-Bus, source, admission, commit."""
+    strap = await lab.strap()
+    await strap.device.stop_advertising()
+    settings = trusted_clock(tmp_path)
+    async with open_core(settings) as core:
+        core.intake.open_views()
+        await core.administration.add_device("strap", "ble", None, STRAP)
+        async with serving(core.intake, {STRAP: "strap"}) as source:
+            await asyncio.sleep(1)
+            loop = asyncio.get_running_loop()
+            await strap.device.start_advertising(auto_restart=True)
+            woke_s = loop.time()
+            await until(lambda: source.connected == {STRAP}, "connected", LIMIT_S)
+            await strap.send("2a37", "0048")
+            totals = core.intake.totals
+            await until(lambda: totals["committed"] == 1, "committed", LIMIT_S)
+            spent_s = loop.time() - woke_s
+            print(f"from the advertisement to the committed reading: {spent_s:.2f} s")
+    (stored,) = readings_of(settings)
+    assert (stored.record.link, stored.record.original) == ("ble", b"\x00\x48")
+    assert stored.record.address == bytes.fromhex(STRAP.replace(":", ""))
 
 
 async def test_bluetoothd_that_is_killed_costs_no_more_than_a_pause(
@@ -156,18 +186,18 @@ async def test_twenty_devices_at_once_are_all_served(lab: Lab) -> None:
         await until(lambda: len(source.connected) == 20, "all connected", 60)
         print(f"twenty connected after {time.monotonic() - began_s:.1f} s")
         cpu_s, began_s = time.process_time(), time.monotonic()
-        for i in range(20):
+        for i in range(8):
             for strap in straps:
                 await strap.send("2a37", f"00{40 + i:02x}")
             await asyncio.sleep(0.05)
-        await until(lambda: len(intake.arrivals) == 400, "all values", LIMIT_S)
+        await until(lambda: len(intake.arrivals) == 160, "all values", LIMIT_S)
         print(
-            f"400 values in {time.monotonic() - began_s:.1f} s, "
+            f"160 values in {time.monotonic() - began_s:.1f} s, "
             f"{time.process_time() - cpu_s:.1f} s CPU with the simulated radio"
         )
     for address in addresses:
         rates = [a.payload.hex() for a in intake.arrivals if a.device == address]
-        assert rates == [f"00{40 + i:02x}" for i in range(20)]
+        assert rates == [f"00{40 + i:02x}" for i in range(8)]
 
 
 async def test_more_devices_than_connections_take_turns(lab: Lab) -> None:
