@@ -41,12 +41,10 @@ test: test-system lint c-test py-test test-bluez-if-possible
 # Exit status 77 is "this machine cannot"; it says so, and counts as neither.
 test-bluez: $(VENV)/installed-dev
 	@tools/system-packages $(PYTHON) bluez
-	$(BIN)/python -m compileall -q edge firmware_sim tests
 	$(BIN)/python tests/bluez/machine.py
 
 test-bluez-if-possible: $(VENV)/installed-dev
 	@tools/system-packages $(PYTHON) bluez || true
-	@$(BIN)/python -m compileall -q edge firmware_sim tests
 	@$(BIN)/python tests/bluez/machine.py || [ $$? = 77 ]
 
 lint: $(VENV)/installed-dev

@@ -4,8 +4,9 @@
 
 Runs tests/bluez in it, with this very interpreter and these very files: the guest's
 root is the host's file system, read-only over virtio-9p, under a tmpfs overlay. It
-needs no disk image, no root and no KVM. The kernel comes from the Debian archive with
-apt-get, is not installed, and is kept with its initramfs in build/bluez-vm.
+needs no disk image and no KVM, and was tried as root only. The kernel comes from the
+Debian archive with apt-get, is not installed, and is kept with its initramfs in
+build/bluez-vm.
 
 Exit status: pytest's own; NOT_RUN (77) with a line that begins "NOT RUN" where this
 machine cannot do it. That is neither a pass nor a failure of the program.
@@ -212,6 +213,17 @@ def _padded(octets: bytes) -> bytes:
 def run(arguments: list[str]) -> int:
     """Run the tests; the exit status as at the top of this file."""
     _check_machine()
+    # The guest may not write: without this it would compile everything each time.
+    compiling = [
+        sys.executable,
+        "-m",
+        "compileall",
+        "-q",
+        "edge",
+        "firmware_sim",
+        "tests",
+    ]
+    subprocess.run(compiling, cwd=ROOT, check=False)
     image, archive = kernel_and_archive()
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir(parents=True)
