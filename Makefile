@@ -1,5 +1,6 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
+# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
 #              10,000,000 signatures against OpenSSL's answer: about half an hour
@@ -14,7 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := $(wildcard native/*.c native/*.h native/*.py) setup.py
 
-.PHONY: run test lint c-test py-test bench soak clean system test-system
+.PHONY: run test test-bluez test-bluez-if-possible lint c-test py-test bench soak clean system test-system
 
 run: $(VENV)/installed
 	$(BIN)/iomt demo $(DEMO)
@@ -36,7 +37,16 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,bench]'
 	touch $@
 
-test: test-system lint c-test py-test
+test: test-system lint c-test py-test test-bluez-if-possible
+
+# Exit status 77 is "this machine cannot"; it says so, and counts as neither.
+test-bluez: $(VENV)/installed-dev
+	@tools/system-packages $(PYTHON) bluez
+	$(BIN)/python tests/bluez/machine.py
+
+test-bluez-if-possible: $(VENV)/installed-dev
+	@tools/system-packages $(PYTHON) bluez || true
+	@$(BIN)/python tests/bluez/machine.py || [ $$? = 77 ]
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -53,10 +63,13 @@ py-test: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/bluetooth.py
 
 # Everything that the tests take samples of: hours of a clinic's bad luck in minutes.
 soak: test-system $(VENV)/installed-dev
 	$(BIN)/python tests/crash/soak.py
+	IOMT_ECG_MINUTES=60 $(BIN)/python -m pytest --timeout 900 \
+		tests/scenario/test_ble_ecg.py -k drops
 	IOMT_KILLS=50 $(BIN)/python -m pytest --timeout 900 \
 		tests/scenario/test_gateway_process.py -k killed_again_and_again
 	IOMT_SPOILT=5000 $(BIN)/python -m pytest --timeout 900 \

@@ -188,8 +188,10 @@ class Administration:
             problems.append(f"kind {kind!r}: one of {', '.join(DeviceKind)}")
         if (kind == DeviceKind.SIGNED) != (public_key is not None):
             problems.append("a public key belongs to a signed device, and only there")
-        if (kind == DeviceKind.BLE) != (address is not None):
-            problems.append("an address belongs to a BLE device, and only there")
+        if kind == DeviceKind.BLE and address is None:
+            problems.append("a Bluetooth device has an address")
+        if kind == DeviceKind.UNSIGNED and address is not None:
+            problems.append("an address belongs to a device that sends over Bluetooth")
         if address is not None and not ADDRESS.fullmatch(address):
             problems.append(f"address {address!a}: not like F0:12:34:56:78:9A")
         key = None

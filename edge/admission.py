@@ -17,8 +17,9 @@ from typing import NamedTuple
 from edge.devices import es256, mapped, senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
+from edge.devices.fragments import ENVELOPE_UUID as ENVELOPE
 from edge.devices.originals import LATE_MS
-from edge.devices.profiles import PROFILES
+from edge.devices.profiles import CLOCKS, PROFILES
 from edge.devices.registry import (
     Device,
     DeviceKind,
@@ -42,12 +43,6 @@ from edge.model import (
 )
 
 PAYLOAD_SIZE_MAX = 65_536
-_DOORS = {
-    DeviceKind.SIGNED: Source.MQTT,
-    DeviceKind.UNSIGNED: Source.MQTT,
-    DeviceKind.BLE: Source.BLE,
-    DeviceKind.TYPED: Source.TYPED,
-}
 AHEAD_MAX_MS = 5 * 60 * 1000
 BEHIND_MAX_MS = 30 * 24 * 3600 * 1000
 REPEAT_WINDOW_MS = 24 * 3600 * 1000
@@ -189,7 +184,7 @@ class Admission:
             raise RefusedError(
                 Reason.UNKNOWN_DEVICE, f"device {arrival.device!r} was revoked"
             )
-        if _DOORS[device.kind] is not arrival.source:
+        if not _may_use(device, arrival.source):
             raise RefusedError(
                 Reason.NOT_AUTHORISED,
                 f"device {device.name} is enrolled as {device.kind} and does not "
@@ -204,7 +199,10 @@ class Admission:
         if arrival.will:
             return Admitted(device, _lost(device, arrival, received_ms, synced), ())
         if envelope is not None:
-            if (envelope.device, envelope.stream) != (arrival.device, arrival.stream):
+            topic = arrival.device, arrival.stream
+            if arrival.source is Source.BLE:  # its streams have one characteristic
+                topic = arrival.device, envelope.stream
+            if (envelope.device, envelope.stream) != topic:
                 raise RefusedError(
                     Reason.WRONG_TOPIC,
                     f"signed for {envelope.device}/{envelope.stream}, published "
@@ -212,15 +210,17 @@ class Admission:
                 )
             repeated = self._sequence(device, envelope.sequence, arrival.payload)
         else:
-            repeated = self._repeat(device, arrival, received_ms, timed=opened.timed)
+            repeated = self._repeat(device, arrival, received_ms, opened)
         if repeated is not None:
             return repeated
         flags = _flags(opened, received_ms, synced=synced)
+        if arrival.backlog:
+            flags |= Flag.BACKLOG
         gap = None
         if envelope is not None:
             digest = digest_of(arrival.payload)
             gap = self.window(device).accept(envelope.sequence, digest)
-        elif device.kind is DeviceKind.UNSIGNED:
+        elif device.kind is DeviceKind.UNSIGNED or _may_come_again(arrival, opened):
             self._note_repeat(device, arrival, received_ms)
         original = arrival.payload
         if arrival.mapping:
@@ -230,11 +230,12 @@ class Admission:
             received_ms=received_ms,
             original=original,
             device=device.name,
-            stream=arrival.stream,
+            stream=envelope.stream if envelope is not None else arrival.stream,
             attestation=(
                 Attestation.DEVICE if envelope is not None else Attestation.GATEWAY
             ),
             link=arrival.link,
+            address=arrival.address,
             flags=flags,
             assignment=device.assignment.ref if device.assignment else None,
         )
@@ -266,7 +267,7 @@ class Admission:
         return hashes
 
     def _repeat(
-        self, device: Device, arrival: Arrival, received_ms: int, *, timed: bool
+        self, device: Device, arrival: Arrival, received_ms: int, opened: _Opened
     ) -> Repeated | None:
         """Whether an unsigned message is in the store already.
 
@@ -276,8 +277,9 @@ class Admission:
         longer know the id) took them a short time ago. In doubt it is committed: twice
         is better than never.
         """
-        if device.kind is not DeviceKind.UNSIGNED:
-            return None
+        if device.kind is DeviceKind.BLE:
+            return self._ble_repeat(device, arrival, received_ms, opened)
+        timed = opened.timed
         if not timed and not arrival.redelivered:
             return None
         place = (arrival.stream, digest_of(arrival.payload))
@@ -288,6 +290,38 @@ class Admission:
             return (
                 Repeated(True) if timed or seen.packet_id == arrival.packet_id else None
             )
+        before_ms = self._recalled_ms(device, place)
+        window_ms = REPEAT_WINDOW_MS if timed else REDELIVERY_WINDOW_MS
+        if before_ms is not None and received_ms - before_ms <= window_ms:
+            return Repeated(verified=True)
+        return None
+
+    def _ble_repeat(
+        self, device: Device, arrival: Arrival, received_ms: int, opened: _Opened
+    ) -> Repeated | None:
+        """Whether a value of a Bluetooth device is in the store already.
+
+        A device that stores its readings may send one at every connection. With a time
+        of the device's the same bytes are the same reading: for ever where that time
+        was near ours when the first came, for a day otherwise, for the clock may stand
+        still. Without a time they are where we asked for what was stored, for a day.
+        """
+        if not _may_come_again(arrival, opened):
+            return None
+        place = (arrival.stream, digest_of(arrival.payload))
+        seen = self._taken(device.id).get(place)
+        first_ms = seen.received_ms if seen else self._recalled_ms(device, place)
+        if first_ms is None:
+            return None
+        time_ms = opened.readings[0].time_ms
+        if time_ms is not None and abs(first_ms - time_ms) <= BEHIND_MAX_MS:
+            return Repeated(verified=True)
+        if received_ms - first_ms <= REPEAT_WINDOW_MS:
+            return Repeated(verified=True)
+        return None
+
+    def _recalled_ms(self, device: Device, place: tuple[str, bytes]) -> int | None:
+        """When a message of before our start came, None for one that we do not know."""
         if device.id not in self._recalled:
             self._recalled[device.id] = {
                 (
@@ -296,11 +330,7 @@ class Admission:
                 ): one.received_ms
                 for one in self._recall(device)
             }
-        before_ms = self._recalled[device.id].get(place)
-        window_ms = REPEAT_WINDOW_MS if timed else REDELIVERY_WINDOW_MS
-        if before_ms is not None and received_ms - before_ms <= window_ms:
-            return Repeated(verified=True)
-        return None
+        return self._recalled[device.id].get(place)
 
     def _taken(self, device: int) -> dict[tuple[str, bytes], _Taken]:
         return self._repeats.setdefault(device, {})
@@ -330,8 +360,10 @@ def _unsigned(device: Device, arrival: Arrival, received_ms: int) -> _Opened:
     if device.kind is DeviceKind.BLE:
         decode = PROFILES.get(arrival.stream)
         if decode is None:
+            hint = ": enrol it with --key" if arrival.stream == ENVELOPE else ""
             raise RefusedError(
-                Reason.MALFORMED, f"no profile for characteristic {arrival.stream}"
+                Reason.MALFORMED,
+                f"no profile for characteristic {arrival.stream}{hint}",
             )
         return _Opened(device, (decode(payload),), None, timed=False)
     if arrival.mapping:
@@ -354,6 +386,22 @@ def _lost(device: Device, arrival: Arrival, received_ms: int, synced: bool) -> R
         flags=Flag(0) if synced else Flag.UNSYNCED,
         assignment=device.assignment.ref if device.assignment else None,
     )
+
+
+def _may_use(device: Device, source: Source) -> bool:
+    """Whether a device may send by this door: one that signs may by either."""
+    if source is Source.BLE:
+        return device.address is not None
+    if DeviceKind.TYPED is device.kind or Source.TYPED is source:
+        return DeviceKind.TYPED is device.kind and Source.TYPED is source
+    return device.kind is not DeviceKind.BLE
+
+
+def _may_come_again(arrival: Arrival, opened: _Opened) -> bool:
+    """Whether a value over Bluetooth bears what tells it from an equal one."""
+    if arrival.source is not Source.BLE or arrival.stream in CLOCKS:
+        return False
+    return arrival.redelivered or opened.readings[0].time_ms is not None
 
 
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:

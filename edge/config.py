@@ -126,6 +126,7 @@ class Settings:
     broker: Broker | None = None
     mappings: tuple[Mapping, ...] = ()
     signer: str = SIGNERS[0]
+    ble_delete_stored: bool = True
 
 
 class _Table:
@@ -434,6 +435,19 @@ def _doors(mqtt: _Table, enrol: _Table, report: _Report) -> _Doors:
     return _Doors(plain, tls, claims, names, versions[oldest])
 
 
+def _quorum(
+    contracts: _Table, report: _Report
+) -> tuple[int, tuple[tuple[str, bytes], ...]]:
+    """How many of which approvers a contract needs."""
+    quorum = contracts.get("quorum", 0, _whole(0, APPROVERS_MAX))
+    approvers = contracts.get("approver", (), _approvers)
+    if quorum > len(approvers):
+        report.add("contracts", "quorum", f"{quorum} of {len(approvers)} approvers")
+    if approvers and not quorum:
+        report.add("contracts", "quorum", "say how many approvers it takes, 1 or more")
+    return quorum, approvers
+
+
 def parse(text: str, name: str, base: Path) -> Settings:
     """Settings of a configuration file's text; `base` is what its paths start from."""
     report = _Report(name, text)
@@ -496,14 +510,10 @@ def parse(text: str, name: str, base: Path) -> Settings:
     broker = _broker(opened["broker"], path)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
+    delete_stored = ble.get("delete_stored", True, _switch)
     web = opened["web"].get("listen", None, _listen)
     contracts = opened["contracts"].get("directory", None, path)
-    quorum = opened["contracts"].get("quorum", 0, _whole(0, APPROVERS_MAX))
-    approvers = opened["contracts"].get("approver", (), _approvers)
-    if quorum > len(approvers):
-        report.add("contracts", "quorum", f"{quorum} of {len(approvers)} approvers")
-    if approvers and not quorum:
-        report.add("contracts", "quorum", "say how many approvers it takes, 1 or more")
+    quorum, approvers = _quorum(opened["contracts"], report)
     for table in opened.values():
         table.finish()
     if contracts and not contracts.is_dir():
@@ -537,6 +547,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
         broker=broker,
         mappings=mappings,
         signer=signer,
+        ble_delete_stored=delete_stored,
     )
 
 
@@ -601,6 +612,7 @@ listen = "127.0.0.1:1883"         # plain text: loopback only
 [ble]
 enabled = false
 # adapter = "bluez"               # or "hci-tcp:HOST:PORT", a virtual controller
+# delete_stored = true            # on the devices, once it is durable here
 
 [web]
 listen = "127.0.0.1:8080"         # plain text: loopback only

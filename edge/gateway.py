@@ -14,7 +14,6 @@ import contextlib
 import hmac
 import logging
 import os
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +43,8 @@ from edge.heartbeat import beat
 from edge.identity import Identities
 from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
-from edge.sources.ble import BleSource
-from edge.sources.ble_hci import attach
+from edge.sources.ble_adapter import run_ble
+from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
@@ -69,7 +68,6 @@ SAFE_MODE_EXITS = 1
 KERNEL_BOOT = Path("/proc/sys/kernel/random/boot_id")  # another after each power cut
 POISON_MAX = 100
 DISK_CHECK_INTERVAL_S = 1.0
-RECONNECT_DELAY_MIN_S, RECONNECT_DELAY_MAX_S = 0.5, 30.0
 VIEWER = "viewer"
 
 log = logging.getLogger("edge.gateway")
@@ -84,6 +82,7 @@ class Core:
     reader: Reader
     registry: Registry
     intake: Intake
+    clock: Clock
     administration: Administration
     forgetting: Forgetting
     identities: Identities
@@ -302,6 +301,7 @@ async def _running(
             reader,
             registry,
             intake,
+            clock,
             administration,
             forgetting,
             identities,
@@ -614,25 +614,13 @@ def _broker_login(broker: Broker) -> BrokerLogin:
 
 
 async def _run_ble(opened: Core) -> None:
-    """Keep the BLE source alive: it returns or raises when its adapter is gone."""
-    adapter = opened.settings.ble_adapter or ""
-    door, addresses = opened.intake, opened.registry.radio_addresses
-    delay_s = RECONNECT_DELAY_MIN_S
-    while True:
-        started = asyncio.get_running_loop().time()
-        try:
-            if adapter.startswith("hci-tcp:"):
-                place = adapter.removeprefix("hci-tcp:")
-                async with attach(f"tcp-client:{place}") as (scanner, client):
-                    source = BleSource(
-                        door, addresses, scanner_backend=scanner, client_backend=client
-                    )
-                    await source.run()
-            else:
-                await BleSource(door, addresses).run()
-        except OSError as error:
-            log.warning("BLE adapter %s: %s", adapter, error)
-        if asyncio.get_running_loop().time() - started > RECONNECT_DELAY_MAX_S:
-            delay_s = RECONNECT_DELAY_MIN_S
-        await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - no secret
-        delay_s = min(2 * delay_s, RECONNECT_DELAY_MAX_S)
+    """Keep the BLE source alive, whatever happens to its adapter."""
+    clock = opened.clock
+    await run_ble(
+        opened.settings.ble_adapter or "",
+        opened.intake,
+        opened.registry.radio_addresses,
+        lambda: clock.now_ms() if clock.synced else None,
+        opened.intake.alarm,
+        limits=Limits(delete_stored=opened.settings.ble_delete_stored),
+    )

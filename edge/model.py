@@ -112,10 +112,13 @@ class Arrival:
     None. `device` and `stream` are what the address says (topic, GATT characteristic),
     empty when the address could not be read: then `refusal` holds the door's own
     refusal, and the intake counts and keeps it like any other. `redelivered` and
-    `packet_id` are MQTT's own marks, 0 where there is none. `will` says that the device
-    vanished and left this payload for that case. `settle` is called once, on the event
-    loop, after the commit that holds the message. `mapping` is the rule (devices/
-    mapped.py) by which a payload that is not of ours is read.
+    `packet_id` are MQTT's own marks, 0 where there is none; over BLE `redelivered` says
+    that we asked for what the device had stored. `backlog` says that the door knows
+    the message to be too old to tell of now. `address` is a Bluetooth device's, 6
+    bytes. `will` says that the device vanished and left this payload for that case.
+    `settle` is called once, on the event loop, after the commit that holds the message.
+    `mapping` is the rule (devices/mapped.py) by which a payload that is not of ours is
+    read.
     """
 
     source: Source
@@ -127,9 +130,11 @@ class Arrival:
     user: str | None = None
     redelivered: bool = False
     packet_id: int = 0
+    backlog: bool = False
     link: str | None = "mqtt"
     will: bool = False
     mapping: bytes = b""
+    address: bytes | None = None
     refusal: tuple[Reason, str] | None = None
 
 
@@ -174,6 +179,7 @@ class Record:
     link: str | None = None
     flags: Flag = NO_FLAGS
     assignment: bytes | None = None
+    address: bytes | None = None  # 6 bytes, highest first: a Bluetooth device's
 
     def encode(self) -> bytes:
         """The canonical bytes (docs/ledger-format.md section 3)."""
@@ -186,6 +192,7 @@ class Record:
             9: self.original,
         }
         optional = {2: self.device, 3: self.stream, 6: self.link, 8: self.assignment}
+        optional[10] = self.address
         fields.update({k: v for k, v in optional.items() if v is not None})
         return cbor.encode(fields)
 
@@ -195,7 +202,7 @@ class Record:
         fields = cbor.decode(data)
         if not isinstance(fields, dict) or _field(fields, 0, int) != RECORD_VERSION:
             raise RejectError("record: not a map of version 1")
-        unknown = set(fields) - set(range(10))
+        unknown = set(fields) - set(range(11))
         if unknown:
             raise RejectError(f"record: unknown field {min(map(str, unknown))}")
         try:
@@ -209,6 +216,7 @@ class Record:
                 link=_optional(fields, 6, str),
                 flags=Flag(_field(fields, 7, int)),
                 assignment=_optional(fields, 8, bytes),
+                address=_optional(fields, 10, bytes),
             )
         except ValueError as error:
             raise RejectError(f"record: {error}") from error

@@ -21,6 +21,7 @@ import hashlib
 import logging
 import struct
 from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -128,6 +129,12 @@ class Peripheral:
         """Offer a primary service; before start()."""
         self._services.append(Service(UUID.from_16_bits(service), characteristics))
 
+    def add_service(
+        self, service: str, characteristics: list[Characteristic[bytes]]
+    ) -> None:
+        """Offer a service with a full UUID; before start()."""
+        self._services.append(Service(UUID(service), characteristics))
+
     async def start(self) -> None:
         """Power the device on and advertise whenever nobody is connected."""
         controller = Controller(self.name, link=self._link)
@@ -142,7 +149,8 @@ class Peripheral:
             wire.source,
             wire.sink,
         )
-        uuids = b"".join(bytes(service.uuid) for service in self._services)
+        short = [bytes(one.uuid) for one in self._services if len(bytes(one.uuid)) == 2]
+        uuids = b"".join(short)
         device.advertising_data = bytes(
             AdvertisingData(
                 [
@@ -180,6 +188,33 @@ class Peripheral:
             if indicates:
                 await _indicate(server, connection, characteristic, value)
             else:
+                await server.notify_subscriber(connection, characteristic, value)
+
+    def listener(self, characteristic: Characteristic[bytes]) -> Connection | None:
+        """The connection that asked for its notifications, if there is one."""
+        if self._device is None:
+            return None
+        server = self._device.gatt_server
+        for connection in self._device.connections.values():
+            if server.read_cccd(connection, characteristic)[0] & 0x01:
+                return connection
+        return None
+
+    async def send_whole(
+        self,
+        characteristic: Characteristic[bytes],
+        octets: bytes,
+        cut: Callable[[bytes, int], Iterable[bytes]],
+    ) -> None:
+        """Notify `octets`, cut into values that fit, to each central that asked."""
+        if self._device is None:
+            return
+        server = self._device.gatt_server
+        for connection in list(self._device.connections.values()):
+            if not server.read_cccd(connection, characteristic)[0] & 0x01:
+                continue
+            self.sent[characteristic.uuid.to_hex_str("-").lower()] += 1
+            for value in cut(octets, connection.att_mtu - 3):
                 await server.notify_subscriber(connection, characteristic, value)
 
 

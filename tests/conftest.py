@@ -1,4 +1,4 @@
-"""For all tests: no deadline for hypothesis, and one place to build the C programs in."""
+"""For all tests: no deadline for hypothesis, and one place to build C programs in."""
 
 from __future__ import annotations
 

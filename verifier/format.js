@@ -195,6 +195,7 @@
     name: (v) => typeof v === "string" && v.length > 0,
     bytes: (v) => v instanceof Uint8Array,
     id: (v) => v instanceof Uint8Array && v.length === 16,
+    address: (v) => v instanceof Uint8Array && v.length === 6,
     hash: (v) => v instanceof Uint8Array && v.length === HASH_SIZE,
     key: (v) => v instanceof Uint8Array && (v.length === 32 || v.length === 65),
     hashes: (v) => Array.isArray(v) && v.every(is.hash),
@@ -277,7 +278,7 @@
 
   const RECORD = fieldsOf([0, is.number], [1, is.upTo(9n)], [2, [is.text]], [3, [is.text]],
     [4, is.number], [5, is.bit], [6, [is.oneOf("mqtt", "ble", "ble-bonded")]],
-    [7, is.upTo(63n)], [8, [is.id]], [9, is.bytes]);
+    [7, is.upTo(63n)], [8, [is.id]], [9, is.bytes], [10, [is.address]]);
 
   // What the original says is not the ledger's to judge; words.js puts it into words.
   function decodeRecord(bytes, place) {

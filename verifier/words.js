@@ -94,6 +94,7 @@
     say("stream", 3n);
     say("received", 4n, time);
     say("link", 6n);
+    say("Bluetooth address", 10n, (bytes) => hex(bytes).match(/../g).join(":"));
     const flags = FLAGS.filter((_, at) => record.get(7n) & (1n << BigInt(at)));
     lines.push(["flags", flags.join(", ") || "none"]);
     say("assignment", 8n, hex);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.commands import evidence
+from edge.commands import bluetooth, evidence
 from edge.commands.place import Commands, change, group, open_reader, with_data
 from edge.errors import ConfigurationError, RejectError
 
@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
     device = group(commands, "device", "devices")
     one = with_data(device.add_parser("add", help="enrol a device"))
     one.add_argument("device", metavar="D")
-    how = one.add_mutually_exclusive_group(required=True)
+    how = one.add_mutually_exclusive_group()
     how.add_argument(
         "--key",
         metavar="FILE",
@@ -34,7 +34,18 @@ def add_to(commands: Commands) -> None:
     )
     how.add_argument("--unsigned", action="store_true", help="it sends SenML JSON")
     how.add_argument("--typed", action="store_true", help="people type values in")
-    how.add_argument("--ble", metavar="ADDRESS", help="a Bluetooth device")
+    one.add_argument(
+        "--ble",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="a Bluetooth device; without an address: look who is near, and pair",
+    )
+    one.add_argument(
+        "--pair",
+        action=argparse.BooleanOptionalAction,
+        help="bond with the device (the default without an address)",
+    )
     one.set_defaults(run=_device_add)
     one = with_data(device.add_parser("assign", help="put a device at a patient"))
     one.add_argument("device", metavar="D")
@@ -60,9 +71,18 @@ def _device_add(options: argparse.Namespace) -> int:
     if options.key is not None:
         arguments |= {"kind": "signed", "public_key": _public_key(options.key)}
     elif options.ble is not None:
-        arguments |= {"kind": "ble", "address": options.ble}
-    else:
+        arguments |= {"kind": "ble"}
+    elif options.unsigned or options.typed:
         arguments |= {"kind": "typed" if options.typed else "unsigned"}
+    else:
+        kinds = "--key, --unsigned, --typed and --ble"
+        raise ConfigurationError([f"device add: one of {kinds}"])
+    if options.ble == "":
+        arguments["address"] = bluetooth.choose(pairing=options.pair is not False)
+    elif options.ble is not None:
+        if options.pair:
+            bluetooth.pair_known(options.ble)
+        arguments["address"] = options.ble
     change(options, "device-add", arguments)
     print(f"device {options.device}: enrolled as {arguments['kind']}")
     return 0

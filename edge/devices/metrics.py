@@ -127,6 +127,21 @@ METRICS: tuple[Metric, ...] = (
     _number(14, "battery", "%", "0", "100", PER_CENT_LEFT, (67996, 262688)),
     _number(15, "ambient_temperature", "Cel", "-60", "80"),
     _switch(16, "sensor_contact"),
+    # Of scales, body composition analysers and meters (devices/profiles).
+    _number(17, "height", "cm", "20", "300", mdc=(188740, 263441), loinc=("8302-2",)),
+    _number(18, "bmi", "kg/m2", "5", "250", mdc=(188752, 264096), loinc=("39156-5",)),
+    _number(19, "body_fat", "%", "1", "80", mdc=(188748, 262688), loinc=("41982-0",)),
+    _number(20, "fat_free_mass", "kg", "0.2", "400", mdc=(188756, 263875)),
+    _number(21, "soft_lean_mass", "kg", "0.2", "400", mdc=(188760, 263875)),
+    _number(22, "body_water_mass", "kg", "0.1", "400", mdc=(188764, 263875)),
+    _number(23, "muscle_mass", "kg", "0.1", "400", mdc=(None, 263875)),
+    _number(24, "muscle_percentage", "%", "1", "90", mdc=(None, 262688)),
+    _number(25, "basal_metabolism", "kJ", "100", "60000"),
+    _number(26, "impedance", "Ohm", "10", "6000"),
+    _number(27, "hba1c", "%", "2", "25", mdc=(160220, 262688), loinc=("4548-4",)),
+    # What a device shows on the way to its result; never the patient's own value.
+    _number(28, "cuff_pressure", "mm[Hg]", "0", "350", mdc=(None, 266016)),
+    _number(29, "intermediate_temperature", "Cel", "0", "50", mdc=(None, 268192)),
 )
 BY_KEY: Mapping[int, Metric] = {metric.key: metric for metric in METRICS}
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

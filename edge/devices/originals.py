@@ -3,7 +3,8 @@
 link              original
 mqtt              envelope if its first byte is 0xd2, a message with the rule to read it
                   by (mapped.py) if 0x82, else SenML JSON
-ble, ble-bonded   GATT value, of the characteristic that is the record's stream
+ble, ble-bonded   envelope if the device signed it, else the GATT value of the
+                  characteristic that is the record's stream
 none              SenML JSON where the flag `typed` says that a person typed it in
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from edge.devices import envelope, mapped, senml
 from edge.devices.profiles import PROFILES
 from edge.errors import Reason, RefusedError
-from edge.model import Flag, Reading, Record
+from edge.model import Attestation, Flag, Reading, Record
 
 ENVELOPE_FIRST_BYTE = 0xD2  # no JSON text in UTF-8 begins with it
 LATE_MS = 60_000  # docs/wire-format.md section 3
@@ -41,7 +42,7 @@ def readings_of(record: Record) -> Decoded:
     RefusedError where the original is not what its link says, which for a committed
     record means that it was admitted by other code.
     """
-    if record.link in BLE_LINKS:
+    if record.link in BLE_LINKS and record.attestation is not Attestation.DEVICE:
         decode = PROFILES.get(record.stream or "")
         if decode is None:
             raise RefusedError(
@@ -51,7 +52,7 @@ def readings_of(record: Record) -> Decoded:
     if record.link is None and Flag.TYPED in record.flags:
         message = senml.parse(record.original, record.received_ms)
         return Decoded(None, message.readings, None, backlog=False)
-    if record.link == "mqtt":
+    if record.link == "mqtt" or record.link in BLE_LINKS:
         if record.original[:1] == bytes((ENVELOPE_FIRST_BYTE,)):
             signed = envelope.parse(record.original)
             return Decoded(
@@ -70,12 +71,13 @@ def live(record: Record, reading: Reading) -> bool:
 
     Not when its envelope says that it was stored, nor when it is more than LATE_MS old.
     While our clock is not synchronised an age by it means nothing, so only the first
-    counts. Nor does the clock of a BLE device: it has no zone and nobody set it.
+    counts. Nor does the time of a BLE device by itself, for it has no zone: the source
+    has compared the device's clock and marked what is old as backlog.
     """
-    if record.link in BLE_LINKS:
-        return True
     if Flag.BACKLOG in record.flags:
         return False
+    if record.link in BLE_LINKS and record.attestation is not Attestation.DEVICE:
+        return True
     if Flag.UNSYNCED in record.flags or reading.time_ms is None:
         return True
     return record.received_ms - reading.time_ms <= LATE_MS

@@ -82,11 +82,11 @@ class Registry:
         return list(self._devices.values())
 
     def radio_addresses(self) -> Mapping[str, str]:
-        """Address to name of the BLE devices that may send."""
+        """Address to name of the devices that may send over Bluetooth."""
         return {
             one.address: one.name
             for one in self._devices.values()
-            if one.kind is DeviceKind.BLE and one.address and not one.revoked
+            if one.address and not one.revoked
         }
 
     def patient_ref(self, assignment: bytes | None) -> bytes | None:

@@ -58,6 +58,7 @@ __all__ = [
 _Path = str | os.PathLike[str]
 _Check = Callable[[Path, Trust, Report], None]
 _LINKS = (None, "mqtt", "ble", "ble-bonded")
+_ADDRESS_SIZE = 6
 _FLAGS_MAX = sum(Flag)
 _NO_READING = "--device-key goes with the proof of a reading"
 
@@ -247,6 +248,8 @@ def _decode_record(content: bytes) -> Record:
         raise RejectError("record: field 7 has a flag that is unknown")
     if record.assignment is not None and len(record.assignment) != ID_SIZE:
         raise RejectError(f"record: field 8 is not {ID_SIZE} bytes")
+    if record.address is not None and len(record.address) != _ADDRESS_SIZE:
+        raise RejectError(f"record: field 10 is not {_ADDRESS_SIZE} bytes")
     return record
 
 

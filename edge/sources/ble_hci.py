@@ -386,11 +386,11 @@ class _Client(BaseBleakClient):
         from bumble.device import Peer  # noqa: PLC0415 - attach() has imported it
 
         call = self.radio.call
-        self._peer = Peer(connection)
-        await call(self._peer.request_mtu(MTU))
-        await call(self._peer.discover_services())
+        peer = self._peer = Peer(connection)
+        await call(peer.request_mtu(MTU))
+        await call(peer.discover_services())
         collection = BleakGATTServiceCollection()
-        for service in self._peer.services:
+        for service in peer.services:
             uuid = _uuid(service.uuid.to_bytes())
             if self._wanted_services and uuid not in self._wanted_services:
                 continue
@@ -399,6 +399,7 @@ class _Client(BaseBleakClient):
             await call(service.discover_characteristics())
             for characteristic in service.characteristics:
                 await self._add_characteristic(collection, ours, characteristic)
+        self._linked()  # Bumble may have answered from what it knew of a device gone
         return collection
 
     async def _add_characteristic(

@@ -108,6 +108,7 @@ class Radio:
     link: LocalLink
     port: int = 0
     hosts: list[asyncio.StreamWriter] = field(default_factory=list)
+    interval_ms: int = 20  # of the advertisements of devices made from now on
 
     @property
     def address(self) -> str:
@@ -128,8 +129,8 @@ class Radio:
             DeviceConfiguration(
                 name=address,
                 address=hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS),
-                advertising_interval_min=20,
-                advertising_interval_max=20,
+                advertising_interval_min=self.interval_ms,
+                advertising_interval_max=self.interval_ms,
             ),
             wire.source,
             wire.sink,

@@ -26,7 +26,8 @@ from workbench import (
 
 from edge.admission import digest_of
 from edge.config import Settings
-from edge.devices.profiles.pulse_oximeter import Pair, SpotCheck, Timestamp
+from edge.devices.profiles.date_time import Timestamp
+from edge.devices.profiles.pulse_oximeter import Pair, SpotCheck
 from edge.errors import (
     BusyError,
     ConfigurationError,

@@ -198,7 +198,7 @@ REFUSED = {
     HEAD + "a1011848": "readings (key 5) is not an array of 1 to 256",
     HEAD + "81a0": "reading 0: not a map of 1 to 32 pairs",
     HEAD + "8101": "reading 0: not a map of 1 to 32 pairs",
-    HEAD + "82a1011848a1111848": "reading 1: unknown metric 17",
+    HEAD + "82a1011848a119270f1848": "reading 1: unknown metric 9999",
     HEAD + "81a12001": "reading 0: unknown metric -1",
     HEAD + "81a1686865617274202020" + "00": "reading 0: unknown metric 'heart   '",
     HEAD + "81a10001": "reading 0: time offset (key 0) is not -2592000000 to 0 ms",

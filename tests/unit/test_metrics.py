@@ -19,7 +19,7 @@ ROW = re.compile(r"\| (\d+) \| `(\w+)` \| (\S+) \| (.+?) \| (.+?) \|")
 def test_the_table_is_the_one_on_the_format_page() -> None:
     """A device maker reads the page; the two may not drift apart."""
     rows = ROW.findall(PAGE.read_text())
-    assert len(rows) == len(METRICS) == 16
+    assert len(rows) == len(METRICS) == 29
     for (key, name, unit, plausible, kind), metric in zip(rows, METRICS, strict=True):
         assert (metric.key, metric.name, metric.unit) == (int(key), name, unit)
         if metric.letters:
@@ -34,8 +34,8 @@ def test_the_table_is_the_one_on_the_format_page() -> None:
 
 def test_metrics_are_found_by_key_and_by_name() -> None:
     assert BY_KEY[2] is BY_NAME["spo2"]
-    assert [*BY_KEY] == list(range(1, 17))
-    assert len(BY_NAME) == 16
+    assert [*BY_KEY] == list(range(1, 30))
+    assert len(BY_NAME) == 29
 
 
 def test_the_codes_are_those_of_the_nomenclature() -> None:
@@ -50,6 +50,13 @@ def test_the_codes_are_those_of_the_nomenclature() -> None:
         "weight": (2, 57664),
         "pulse_rate": (2, 18458),
         "battery": (1, 2460),
+        "height": (2, 57668),
+        "bmi": (2, 57680),
+        "body_fat": (2, 57676),
+        "fat_free_mass": (2, 57684),
+        "soft_lean_mass": (2, 57688),
+        "body_water_mass": (2, 57692),
+        "hba1c": (2, 29148),
     }
     for name, (partition, term) in terms.items():
         assert BY_NAME[name].mdc == partition << 16 | term

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge.devices.metrics import make_reading
 from edge.devices.profiles import PROFILES, battery, sfloat
+from edge.devices.profiles.date_time import Timestamp
 from edge.devices.profiles.heart_rate import HeartRateMeasurement
 from edge.devices.profiles.pulse_oximeter import (
     Continuous,
@@ -19,7 +20,6 @@ from edge.devices.profiles.pulse_oximeter import (
     Pair,
     SensorStatus,
     SpotCheck,
-    Timestamp,
 )
 from edge.errors import Reason, RefusedError
 from edge.model import Reading

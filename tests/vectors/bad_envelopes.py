@@ -244,7 +244,7 @@ def reading_vectors() -> Iterator[tuple[str, Vector]]:
     def malformed(name: str, why: str, envelope: bytes) -> tuple[str, Vector]:
         return bad(name, "malformed", why, envelope)
 
-    yield malformed("unknown-metric", "A metric 17.", reading({rate: 72, 17: 1}))
+    yield malformed("unknown-metric", "A metric 9999.", reading({rate: 72, 9999: 1}))
     yield malformed("metric-by-name", "A metric by name.", reading({"heart_rate": 72}))
     yield malformed(
         "offset-positive", "A reading from the future.", reading({0: 1, rate: 72})

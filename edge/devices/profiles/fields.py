@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from edge.devices.profiles import sfloat
+from edge.devices.profiles import float32, sfloat
 from edge.errors import Reason, RefusedError
 
 
@@ -24,6 +24,11 @@ class Fields:
     def at_end(self) -> bool:
         """Whether every byte has been read."""
         return self._at == len(self._value)
+
+    @property
+    def left_size(self) -> int:
+        """How many bytes have not been read."""
+        return len(self._value) - self._at
 
     def octets(self, name: str, size: int) -> bytes:
         """The next `size` bytes; RefusedError MALFORMED if there are fewer."""
@@ -42,6 +47,19 @@ class Fields:
     def sfloat(self, name: str) -> Decimal | None:
         """The next SFLOAT, None where it is not a number."""
         return sfloat.decode(self.octets(name, sfloat.SIZE))
+
+    def present_sfloat(self, name: str) -> Decimal:
+        """The next SFLOAT of an optional field: NaN where it is not a number."""
+        value = self.sfloat(name)
+        return Decimal("NaN") if value is None else value
+
+    def float32(self, name: str) -> Decimal | None:
+        """The next FLOAT, None where it is not a number."""
+        return float32.decode(self.octets(name, float32.SIZE))
+
+    def signed(self, name: str, size: int) -> int:
+        """The next `size` bytes as a signed integer."""
+        return int.from_bytes(self.octets(name, size), "little", signed=True)
 
     def end(self) -> None:
         """RefusedError MALFORMED if bytes are left."""

@@ -7,14 +7,13 @@
                     bit 3  amplitude index                    bit 3  sensor status
                     bit 4  device clock unset                 bit 4  amplitude index
     SpO2, PR     4  two SFLOATs, %, /min      normal       4  SpO2 and PR, SFLOATs
-    timestamp  0|7  section below             fast       0|4  the same, averaged less
+    timestamp  0|7  date_time.py              fast       0|4  the same, averaged less
                                               slow       0|4  the same, averaged more
     measurement status   0|2                  measurement status   0|2
     sensor status        0|3                  sensor status        0|3
     amplitude index      0|2  SFLOAT, %       amplitude index      0|2
 
-Reserved bits are ignored. A timestamp is year (2), month, day, hours, minutes, seconds;
-0 stands for an unknown year, month or day.
+Reserved bits are ignored.
 
 What contracts may not rely on is marked so: the value is kept and named implausible
 when the sensor itself calls it invalid, unavailable, a demonstration or a test; a
@@ -24,19 +23,17 @@ sensor that is off the patient gives `sensor_contact` 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntFlag
 
 from edge.devices.metrics import make_reading
 from edge.devices.profiles import sfloat
+from edge.devices.profiles.date_time import Timestamp
 from edge.devices.profiles.fields import Fields
 from edge.model import Reading
 
 SPOT_CHECK_UUID = "2a5e"
 CONTINUOUS_UUID = "2a5f"
-
-_TIMESTAMP_SIZE = 7
 
 
 class MeasurementStatus(IntFlag):
@@ -107,45 +104,6 @@ class Pair:
 
     def __bytes__(self) -> bytes:
         return sfloat.encode(self.spo2) + sfloat.encode(self.pulse_rate)
-
-
-@dataclass(frozen=True, slots=True)
-class Timestamp:
-    """A GATT date and time as it is written, without a time zone."""
-
-    year: int
-    month: int
-    day: int
-    hours: int
-    minutes: int
-    seconds: int
-
-    @classmethod
-    def read(cls, fields: Fields) -> Timestamp:
-        """The next 7 bytes, whatever date they say."""
-        octets = fields.octets("timestamp", _TIMESTAMP_SIZE)
-        return cls(int.from_bytes(octets[:2], "little"), *octets[2:])
-
-    def __bytes__(self) -> bytes:
-        return self.year.to_bytes(2, "little") + bytes(
-            (self.month, self.day, self.hours, self.minutes, self.seconds)
-        )
-
-    def time_ms(self) -> int | None:
-        """Milliseconds since 1970, taken as UTC; None where it is no true date."""
-        try:
-            moment = datetime(
-                self.year,
-                self.month,
-                self.day,
-                self.hours,
-                self.minutes,
-                self.seconds,
-                tzinfo=UTC,
-            )
-        except ValueError:  # an unknown (0) or impossible year, month, day or hour
-            return None
-        return int(moment.timestamp()) * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +185,7 @@ def _tail(
     if flags & 1 << 1:
         sensor = SensorStatus(fields.unsigned("Device and Sensor Status", 3))
     if flags & 1 << 2:
-        amplitude = fields.sfloat("Pulse Amplitude Index")
-        amplitude = Decimal("NaN") if amplitude is None else amplitude
+        amplitude = fields.present_sfloat("Pulse Amplitude Index")
     fields.end()
     return measurement, sensor, amplitude
 

@@ -1,0 +1,66 @@
+"""Which devices are connected, which wait for a connection, and which for a new try."""
+
+from __future__ import annotations
+
+import random
+
+from edge.sources.ble_link import Backoff, Limits, Link
+
+
+def next_delay_s(backoff: Backoff, limits: Limits) -> float:
+    """Full jitter under a doubling bound, so that devices do not come in step."""
+    bound_s = limits.backoff_first_s * 2 ** min(backoff.failures, 16)
+    backoff.failures += 1
+    return random.uniform(0, min(bound_s, limits.backoff_max_s))  # noqa: S311 - jitter is no secret
+
+
+class Table:
+    """The connections by address in capitals; times are the loop's, in seconds."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.links: dict[str, Link] = {}
+        self._limits = limits
+        self._waiting: dict[str, float] = {}  # heard last, in the order they came
+        self._backoffs: dict[str, Backoff] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether the adapter holds no more connections."""
+        return len(self.links) >= self._limits.connections_max
+
+    def backoff(self, address: str) -> Backoff:
+        """The failures of a device."""
+        return self._backoffs.setdefault(address, Backoff())
+
+    def may_try(self, address: str, now_s: float) -> bool:
+        """Whether the device is neither connected nor to be left alone for now."""
+        return address not in self.links and now_s >= self.backoff(address).not_before_s
+
+    def is_next(self, address: str, now_s: float) -> bool:
+        """Whether a connection is free for it: those who wait come first, in order.
+
+        One that is not next waits from now on, as long as it goes on advertising.
+        """
+        for one, heard_s in list(self._waiting.items()):
+            if now_s - heard_s > self._limits.fresh_s:
+                del self._waiting[one]  # it sleeps again
+        free = self._limits.connections_max - len(self.links)
+        queue = list(self._waiting)
+        place = queue.index(address) if address in self._waiting else len(queue)
+        if place < free:
+            self._waiting.pop(address, None)
+            return True
+        self._waiting[address] = now_s
+        return False
+
+    def idlest(self, now_s: float) -> Link | None:
+        """The connection to give up: idle for long enough, and longest; or None."""
+        idle = [one for one in self.links.values() if one.connected and not one.busy]
+        longest = min(idle, key=lambda one: one.heard_s, default=None)
+        if longest is None or now_s - longest.heard_s < self._limits.idle_s:
+            return None
+        return longest
+
+    def forget_waiting(self) -> None:
+        """What was heard before means nothing any more."""
+        self._waiting.clear()

@@ -1,0 +1,51 @@
+"""How a radio fails, in words that tell a person what to do."""
+
+from __future__ import annotations
+
+from bleak.exc import BleakError
+
+# How an adapter, a device or the daemon between fails; all of it is retried.
+RADIO_ERRORS = (BleakError, OSError, EOFError, TimeoutError)
+
+_UUID_16_PREFIX = "0000"
+_UUID_16_SUFFIX = "-0000-1000-8000-00805f9b34fb"  # the Bluetooth Base UUID
+
+# What BlueZ, D-Bus and bleak say -> what it means; the first that is found. Each was
+# seen here (tests/bluez) or stands in another gateway's list of troubles.
+_MEANINGS = (
+    ("org.bluez.Error.InProgress", "BlueZ is busy with another scan or connection"),
+    ("org.bluez.Error.NotReady", "the adapter is switched off"),
+    ("No powered Bluetooth adapters", "no adapter is plugged in and switched on"),
+    ("org.bluez.Error.AuthenticationFailed", "pairing failed: wrong or missing code"),
+    ("org.bluez.Error.AuthenticationRejected", "the device refuses to be paired"),
+    ("org.bluez.Error.AuthenticationCanceled", "pairing was broken off"),
+    ("org.bluez.Error.AuthenticationTimeout", "nobody confirmed the pairing in time"),
+    ("le-connection-abort-by-local", "BlueZ gave up: too far, busy or a full table"),
+    ("org.bluez.Error.ConnectionAttemptFailed", "the device does not answer"),
+    ("br-connection-", "BlueZ tried classic Bluetooth: remove the device and scan"),
+    ("org.freedesktop.DBus.Error.ServiceUnknown", "bluetoothd is not running"),
+    ("org.freedesktop.DBus.Error.NameHasNoOwner", "bluetoothd is not running"),
+    ("org.freedesktop.DBus.Error.NoReply", "bluetoothd does not answer"),
+    ("org.freedesktop.DBus.Error.UnknownObject", "BlueZ has forgotten the device"),
+    ("org.freedesktop.DBus.Error.AccessDenied", "this user may not use Bluetooth"),
+    ("system_bus_socket", "D-Bus is not running"),
+    ("Insufficient Authentication", "wants to be paired: `iomt device add --ble`"),
+    ("Insufficient Encryption", "wants to be paired: `iomt device add --ble`"),
+    ("org.bluez.Error.NotPermitted", "wants to be paired: `iomt device add --ble`"),
+)
+
+
+def explain(error: BaseException) -> str:
+    """The error with what it means in front, where we know; some have no text."""
+    text = str(error) or type(error).__name__
+    for sign, meaning in _MEANINGS:
+        if sign.lower() in text.lower():
+            return f"{meaning} ({text})"
+    return text
+
+
+def short(uuid: str) -> str:
+    """The 16-bit form of a full UUID in bleak's spelling, or the UUID itself."""
+    if uuid.startswith(_UUID_16_PREFIX) and uuid.endswith(_UUID_16_SUFFIX):
+        return uuid[4:8]
+    return uuid

@@ -1,0 +1,332 @@
+"""The BLE source under bad luck: hang-ups at any step, hangs, silence, full tables."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import pytest
+from ble_fakes import FAST, STRAP, Intake, Radio, running, until, virtual_radio
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.client import BaseBleakClient
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
+from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
+from bleak.exc import BleakError
+from bleak.uuids import normalize_uuid_str
+
+from edge.sources.ble import BleSource, Limits
+from edge.sources.ble_words import explain
+
+
+@pytest.fixture
+async def radio() -> AsyncIterator[Radio]:
+    async with virtual_radio() as made:
+        yield made
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8, 11, 14, 17])
+async def test_a_device_that_hangs_up_at_any_step_is_served_in_the_end(
+    radio: Radio, step: int
+) -> None:
+    """At the n-th request: MTU, discovery of services, descriptors, subscriptions."""
+    strap = await radio.strap()
+    server: Any = strap.device.gatt_server
+    handle, heard = server.on_gatt_pdu, 0
+
+    def count(connection: Any, pdu: Any) -> Any:
+        nonlocal heard
+        heard += 1
+        if heard == step:
+            task = asyncio.get_running_loop().create_task(connection.disconnect())
+            tasks.append(task)
+            return None
+        return handle(connection, pdu)
+
+    tasks: list[asyncio.Task[Any]] = []
+    server.on_gatt_pdu = count
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        await until(lambda: heard > step, "it came back", 10)
+        await until(lambda: source.connected == {STRAP}, "connected", 10)
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        await strap.send("2a37", "0048")
+        await until(lambda: intake.payloads() == ["0048"], "the value")
+
+
+async def test_values_of_a_hang_up_in_the_middle_are_neither_lost_nor_doubled(
+    radio: Radio,
+) -> None:
+    strap = await radio.strap()
+    intake = Intake()
+    sent = []
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        for turn in range(5):
+            await until(lambda: source.connected == {STRAP}, "connected")
+            for place in range(8):
+                sent.append(f"00{turn * 8 + place:02x}")
+                await strap.send("2a37", sent[-1])
+            await until(lambda: len(intake.arrivals) == len(sent), "all of them")
+            await strap.hang_up()
+            await until(lambda: not source.connected, "the loss is noticed")
+    assert intake.payloads() == sent
+
+
+class Air(BaseBleakScanner):
+    """Reports the devices in `near` all the time, or is silent, or fails."""
+
+    near: ClassVar[list[str]] = []
+    error: ClassVar[BaseException | None] = None
+    starts = 0
+
+    def __init__(self, callback: Any, uuids: Any, *_: Any, **__: Any) -> None:
+        super().__init__(callback, uuids)
+
+    async def start(self) -> None:
+        type(self).starts += 1
+        if self.error is not None:
+            raise self.error
+        self.task = asyncio.create_task(self.advertise())
+
+    async def advertise(self) -> None:
+        said = AdvertisementData("x", {}, {}, [], None, -50, ())
+        while True:
+            for address in self.near:
+                self.call_detection_callbacks(BLEDevice(address, "x", {}), said)
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        if self.error is None:
+            self.task.cancel()
+
+
+class Peer(BaseBleakClient):
+    """Connects at once, but hangs where the address is in `hanging`."""
+
+    hanging: ClassVar[set[str]] = set()
+    turns: ClassVar[list[str]] = []
+    up = False
+    mtu_size = 23
+    name = "x"
+
+    def __init__(self, device: BLEDevice, **options: Any) -> None:
+        gone = options["disconnected_callback"]
+        super().__init__(device, disconnected_callback=gone, timeout=1)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.up
+
+    async def connect(self, pair: bool, **_: Any) -> None:
+        assert not pair
+        if self.address in self.hanging:
+            await asyncio.sleep(3600)
+        self.turns.append(self.address)
+        self.up = True
+        self.services = BleakGATTServiceCollection()
+        service = BleakGATTService(None, 1, normalize_uuid_str("180d"))
+        self.services.add_service(service)
+        uuid = normalize_uuid_str("2a37")
+        self.services.add_characteristic(
+            BleakGATTCharacteristic(None, 2, uuid, ["notify"], lambda: 20, service)
+        )
+
+    async def disconnect(self) -> None:
+        self.up = False
+
+    async def start_notify(self, *_: Any, **__: Any) -> None:
+        pass
+
+    async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
+        raise NotImplementedError
+
+    pair = unpair = stop_notify  # type: ignore[assignment]
+    read_gatt_char = read_gatt_descriptor = stop_notify  # type: ignore[assignment]
+    write_gatt_char = write_gatt_descriptor = stop_notify  # type: ignore[assignment]
+
+
+@contextlib.asynccontextmanager
+async def source_of(
+    addresses: list[str], limits: Limits, **more: Any
+) -> AsyncIterator[BleSource]:
+    Air.near, Air.error, Air.starts = addresses, None, 0
+    Peer.hanging, Peer.turns = set(), []
+    source = BleSource(
+        Intake(),
+        lambda: {address: f"bed-{address[-1]}" for address in addresses},
+        scanner_backend=Air,
+        client_backend=Peer,
+        limits=limits,
+        **more,
+    )
+    task = asyncio.create_task(source.run())
+    await asyncio.sleep(0)
+    yield source
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def addresses(count: int) -> list[str]:
+    return [f"F3:00:00:00:00:{i:02X}" for i in range(count)]
+
+
+async def test_a_device_that_hangs_in_discovery_holds_the_others_up_for_a_moment() -> (
+    None
+):
+    """And its own try ends too."""
+    limits = dataclasses.replace(FAST, exclusive_s=0.1, connect_timeout_s=0.5)
+    devices = addresses(4)
+    async with source_of(devices, limits) as source:
+        Peer.hanging.add(devices[0])
+        await until(lambda: len(source.connected) == 3, "the three others", 3)
+        Peer.hanging.clear()
+        await until(lambda: len(source.connected) == 4, "and it, in the end", 5)
+
+
+async def test_twenty_devices_share_seven_connections_by_turns() -> None:
+    """One that is idle makes room; each has had a turn, and never more than seven."""
+    limits = dataclasses.replace(FAST, connections_max=7, idle_s=0.05)
+    devices = addresses(20)
+    async with source_of(devices, limits) as source:
+
+        def all_had_a_turn() -> bool:
+            assert len(source.connected) <= 7
+            return set(Peer.turns) == set(devices)
+
+        await until(all_had_a_turn, "twenty turns", 10)
+
+
+async def test_devices_in_use_are_not_given_up_and_the_log_says_who_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = dataclasses.replace(FAST, connections_max=2, idle_s=30)
+    async with source_of(addresses(3), limits) as source:
+        await until(lambda: len(source.connected) == 2, "two")
+        await asyncio.sleep(0.1)
+        assert len(Peer.turns) == 2
+    assert "2 connections, all in use: no room for bed-2" in caplog.messages
+
+
+async def test_a_dead_adapter_is_an_alarm_until_it_works_again() -> None:
+    told: list[tuple[str, str, str]] = []
+    async with source_of([], FAST, alarm=lambda *event: told.append(event)):
+        Air.error = BleakError("[org.bluez.Error.NotReady] Resource Not Ready")
+        await until(lambda: Air.starts >= 5, "five starts")
+        words = "[org.bluez.Error.NotReady] Resource Not Ready"
+        off = f"the adapter is switched off ({words})"
+        assert told == [("ble-adapter", "start", off)]
+        Air.error = None
+        await until(lambda: len(told) == 2, "the end")
+    assert told[1] == ("ble-adapter", "end", "the adapter scans again")
+
+
+async def test_an_adapter_that_stays_silent_is_switched_off_and_on() -> None:
+    cycles = []
+
+    async def power_cycle() -> None:
+        cycles.append(Air.starts)
+
+    limits = dataclasses.replace(FAST, silence_s=0.02, check_s=0.005, silences_max=3)
+    async with source_of([], limits, power_cycle=power_cycle):
+        await until(lambda: len(cycles) == 2, "twice")
+    assert cycles == [3, 6]
+
+
+async def test_lost_values_are_an_alarm_that_ends_with_their_number(
+    radio: Radio,
+) -> None:
+    told: list[tuple[str, str, str]] = []
+    strap = await radio.strap()
+    intake = Intake()
+    async with running(radio, intake, {STRAP: "strap"}) as source:
+        source._alarm = lambda *event: told.append(event)
+        await until(lambda: strap.subscribed("2a37"), "subscribed")
+        intake.fill()
+        for i in range(11):  # three more than may wait
+            await strap.send("2a37", f"00{i:02x}")
+        await until(lambda: source.lost_count == 3, "three are counted")
+        intake.empty()
+        await until(lambda: len(told) == 2, "told")
+    assert told == [
+        ("ble-gap", "start", "strap: values are being lost"),
+        ("ble-gap", "end", "strap: 3 values were lost"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("[org.bluez.Error.InProgress] Operation already in progress", "BlueZ is busy"),
+        ("[org.bluez.Error.NotReady] Resource Not Ready", "switched off"),
+        (
+            "[org.freedesktop.DBus.Error.ServiceUnknown] ...",
+            "bluetoothd is not running",
+        ),
+        ("No powered Bluetooth adapters found.", "no adapter is plugged in"),
+        ("[org.bluez.Error.Failed] le-connection-abort-by-local", "BlueZ gave up"),
+        ("GATT Protocol Error: Insufficient Authentication", "wants to be paired"),
+    ],
+)
+def test_an_error_is_told_with_what_it_means(text: str, meaning: str) -> None:
+    words = explain(BleakError(text))
+    assert words.startswith(meaning) or meaning in words
+    assert text in words
+
+
+def test_an_error_without_words_has_its_name_and_an_unknown_one_its_own() -> None:
+    assert explain(TimeoutError()) == "TimeoutError"
+    assert explain(BleakError("something else")) == "something else"
+
+
+async def test_a_device_with_a_new_address_is_a_stranger(
+    radio: Radio, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An address that changes (a private one, without a bond) is nobody's."""
+    strap = await radio.strap()
+    connections: list[object] = []
+    intake = Intake()
+    with caplog.at_level(logging.INFO, "edge.ble"):
+        async with running(radio, intake, {STRAP: "strap"}) as source:
+            await until(lambda: source.connected == {STRAP}, "connected")
+            await strap.device.stop_advertising()
+            await strap.hang_up()
+            await until(lambda: not source.connected, "it has left")
+            other = await radio.strap("F1:00:00:00:00:0A")
+            other.device.on("connection", connections.append)
+            await asyncio.sleep(0.3)
+    assert connections == []
+
+
+async def test_a_daemon_that_ends_without_a_word_ends_every_connection() -> None:
+    """bleak does not say so: it goes on believing that the device is connected."""
+    ends = asyncio.Event()
+
+    async def lost() -> None:
+        ends.clear()
+        await ends.wait()
+
+    devices = addresses(3)
+    async with source_of(devices, FAST, stack_lost=lost) as source:
+        await until(lambda: len(source.connected) == 3, "connected")
+        starts, before = Air.starts, len(Peer.turns)
+        ends.set()
+        await until(lambda: len(Peer.turns) == before + 3, "connected anew")
+        await until(lambda: len(source.connected) == 3, "all of them")
+        assert Air.starts == starts + 1
+
+
+async def test_where_no_daemon_runs_the_source_waits_for_one() -> None:
+    tries: list[int] = []
+
+    async def lost() -> None:
+        tries.append(len(tries))
+        raise BleakError("[org.freedesktop.DBus.Error.NameHasNoOwner] ...")
+
+    async with source_of(addresses(1), FAST, stack_lost=lost) as source:
+        await until(lambda: len(tries) > 3, "asked again")
+        await until(lambda: len(source.connected) == 1, "and served what there is")
