@@ -227,6 +227,8 @@ static void overflow(const geometry *g)
         CHECK(rig_record(&client, id) == IOMT_OK, "a full log takes readings", id);
     CHECK(iomt_dropped(&client) + iomt_waiting(&client) == 300, "all are accounted for", 0);
     CHECK(iomt_dropped(&client) > 0, "the oldest are given up", 0);
+    CHECK(client.log.cursor.number + g->block_count > client.log.end.number,
+          "blocks that are gone are not searched", client.log.cursor.number);
     bench.any_sequence = true;
     bench.last_sequence = 999;
     lost = (int)iomt_dropped(&client);
@@ -306,6 +308,33 @@ static void rot_at_rest(const geometry *g)
         CHECK(id != 4 || found == 4, "one rotten reading is one lost reading", found);
     }
     CHECK(iomt_dropped(&client) == 1, "it is counted", iomt_dropped(&client));
+}
+
+/* Flash in any condition: what is found there is delivered at most once, and nothing breaks. */
+static void any_flash(const geometry *g, int rounds)
+{
+    for (int round = 0; round < rounds; round++) {
+        uint32_t dice = bench.dice, size = g->block_size * g->block_count;
+
+        start_day(g);
+        bench.dice = dice;
+        live_through((int)rig_random(40), -1, CUT_EFFECTS);
+        rig_break_link();
+        for (uint32_t spoilt = 1 + rig_random(round % 2 ? 4 : size); spoilt > 0; spoilt--)
+            bench.flash[rig_random(size)] = (uint8_t)rig_random(256);
+        bench.last_id = -1;
+        bench.any_sequence = false; /* a sequence that rots away may come again */
+        bench.many_cuts = true;
+        memset(bench.fresh, 1, sizeof bench.fresh);
+        memset(bench.delivered, 0, sizeof bench.delivered);
+        app.next_id += 100;
+        live_through(app.next_id + 20, -1, CUT_EFFECTS);
+        drain();
+        for (int id = 0; id < app.next_id; id++)
+            CHECK(bench.delivered[id] <= 1, "a spoilt flash doubles nothing", id);
+        for (int id = app.next_id - 20; id < app.next_id; id++)
+            CHECK(bench.delivered[id] == 1, "and goes on taking readings", id);
+    }
 }
 
 /* ---- The connection ---- */
@@ -603,6 +632,7 @@ int main(int count, char **words)
         cut_again_and_again(g, 300 * soak);
         overflow(g);
         overflow_in_flight(g);
+        any_flash(g, 300 * soak);
         flash_faults(g);
         one_by_one_and_in_pieces(g);
         lost_answers(g);
