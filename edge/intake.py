@@ -439,12 +439,21 @@ class Intake:
         if self._stopped or self._in_flight is not None or opened.batch.empty:
             return
         if not opened.urgent and opened.batch.message_count < MESSAGES_TRIGGER:
-            wait_s = self._bucket.wait_s()
+            # What was refused, or is there already, must not use up the flushes that
+            # a good reading commits with at once.
+            wait_s = self._bucket.wait_s(spare=not opened.batch.has_news)
             if wait_s > 0:
-                if self._commit_timer is None:
-                    self._commit_timer = self._loop.call_later(wait_s, self._retry)
+                self._retry_within(wait_s)
                 return
         self._do(self._start_commit)
+
+    def _retry_within(self, wait_s: float) -> None:
+        due_s = self._loop.time() + wait_s
+        if self._commit_timer is not None:
+            if self._commit_timer.when() <= due_s:
+                return
+            self._commit_timer.cancel()
+        self._commit_timer = self._loop.call_at(due_s, self._retry)
 
     def _retry(self) -> None:
         self._commit_timer = None

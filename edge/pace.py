@@ -24,12 +24,18 @@ class TokenBucket:
         self._refill()
         return self._tokens >= 1
 
-    def wait_s(self) -> float:
-        """Take a token and return 0, or the seconds until there will be one."""
-        if self.has_token():
+    def wait_s(self, *, spare: bool = False) -> float:
+        """Take a token and return 0, or the seconds until there will be one.
+
+        `spare` takes only of the upper half of a burst, for what is not worth a flush
+        that somebody else may need.
+        """
+        needed = 1 + (self._pace.burst // 2 if spare else 0)
+        self._refill()
+        if self._tokens >= needed:
             self._tokens -= 1
             return 0.0
-        return (1 - self._tokens) / self._pace.refill_per_s
+        return (needed - self._tokens) / self._pace.refill_per_s
 
     def _refill(self) -> None:
         now = self._monotonic_s()

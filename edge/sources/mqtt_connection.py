@@ -126,6 +126,17 @@ class Connection(asyncio.Protocol):
         self.closing = False
 
     @property
+    def is_tried(self) -> bool:
+        """Whether it has earned its place: a good message, or a subscription."""
+        session = self.session
+        return self._trusted or (session is not None and bool(session.subscriptions))
+
+    def make_way(self) -> None:
+        """There are too many connections, and this one has done nothing so far."""
+        self.disconnect(Code.SERVER_BUSY, "too many connections, and this one is idle")
+        self._transport.abort()
+
+    @property
     def pending_count(self) -> int:
         """Messages that wait for their commit or for the flush after it."""
         return len(self._pending)
@@ -179,8 +190,6 @@ class Connection(asyncio.Protocol):
         """Decode and handle as much as may be taken now."""
         if self.closing:
             return  # lingering, see disconnect
-        if self.version:
-            self._heard = self._loop.time()
         try:
             self._decoder.feed(data)
             self._drain()
@@ -220,6 +229,7 @@ class Connection(asyncio.Protocol):
     def _drain(self) -> None:
         """Handle packets until no complete one is left, or until it must wait."""
         decoder = self._decoder
+        taken = 0
         while not self.closing:
             if self._must_wait():
                 self._stall()
@@ -227,6 +237,9 @@ class Connection(asyncio.Protocol):
             packet = decoder.next_packet()
             if packet is None:
                 return
+            taken += 1
+            if taken == 1 and self.version:
+                self._heard = self._loop.time()  # a packet: bytes alone are no life
             if type(packet) is Publish and self.version:
                 self._take(packet)
             else:
@@ -428,7 +441,9 @@ class Connection(asyncio.Protocol):
         self._decoder.packet_size_max = self._limits.packet_size_max
         self._will = packet.will
         self._heard = self._loop.time()
-        self._set_timer(packet.keep_alive_s * KEEP_ALIVE_FACTOR)
+        self._set_timer(
+            packet.keep_alive_s * KEEP_ALIVE_FACTOR or self._limits.idle_max_s
+        )
         self._reasons_wanted = bool(number(properties, Property.REQUEST_PROBLEM, 1))
         self._peer_packet_size_max = number(
             properties, Property.MAXIMUM_PACKET_SIZE, self._peer_packet_size_max

@@ -57,8 +57,9 @@ Authenticate = Callable[[str, bytes], str | None]
 class Limits:
     """Every bound of the listener."""
 
-    connections_max: int = 512  # accepted sockets; more are closed at once
+    connections_max: int = 512  # then the oldest that has done nothing good makes way
     connect_timeout_s: float = 10.0  # from accept (and TLS handshake) to CONNECT
+    idle_max_s: float = 3_600.0  # without a packet, of a client without keep-alive
     connect_size_max: int = 16_384  # bytes, so that strangers cannot fill the memory
     packet_size_max: int = 262_144  # bytes, announced in version 5; more is 0x95
     receive_max: int = 1_024  # QoS 1 in flight, announced and enforced in version 5
@@ -159,7 +160,7 @@ class MqttListener:
         self.sessions = Sessions(self.limits, self.log, feed, keeper)
         self.closing = False
         self._servers: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # in the order they came
         self._holders: dict[str, Connection] = {}  # by their session's name
         self._wills: dict[str, asyncio.TimerHandle] = {}
         self._to_flush: list[Connection] = []
@@ -282,11 +283,22 @@ class MqttListener:
     # What connections ask of the listener
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many."""
-        full = self.closing or len(self._connections) >= self.limits.connections_max
-        if not full:
-            self._connections.add(connection)
-        return not full
+        """Count a new connection; False when there are too many.
+
+        The oldest that has sent nothing good and follows nothing makes way for it, so
+        that connections that only stand there keep nobody out.
+        """
+        if self.closing:
+            return False
+        if len(self._connections) >= self.limits.connections_max:
+            idle = (one for one in self._connections if not one.is_tried)
+            oldest = next(idle, None)
+            if oldest is None:
+                return False
+            del self._connections[oldest]
+            oldest.make_way()
+        self._connections[connection] = None
+        return True
 
     def register(
         self, connection: Connection, *, clean: bool, expiry_s: int
@@ -333,7 +345,7 @@ class MqttListener:
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         session = connection.session
         if session is not None and self._holders.get(session.name) is connection:
             del self._holders[session.name]

@@ -33,6 +33,7 @@ from edge.sources.mqtt_properties import (
 V311 = 4  # the protocol level of a CONNECT
 V5 = 5
 FIXED_HEADER_SIZE_MAX = 5
+FILTERS_MAX = 128  # of one SUBSCRIBE or UNSUBSCRIBE
 _NO_PROPERTIES: Properties = {}  # shared by all that have none; nobody writes to it
 
 
@@ -472,8 +473,9 @@ class Decoder:
     def _subscribe(self, body: Body) -> Subscribe:
         packet_id = body.packet_id()
         properties = self._properties(body, _T.SUBSCRIBE)
-        subscriptions = []
+        subscriptions: list[Subscription] = []
         while body.left:
+            _check_filters(len(subscriptions), "SUBSCRIBE")
             subscriptions.append(self._subscription(body))
         if not subscriptions:
             raise MqttError(Code.PROTOCOL_ERROR, "SUBSCRIBE: no topic filter")
@@ -501,8 +503,9 @@ class Decoder:
     def _unsubscribe(self, body: Body) -> Unsubscribe:
         packet_id = body.packet_id()
         properties = self._properties(body, _T.UNSUBSCRIBE)
-        filters = []
+        filters: list[str] = []
         while body.left:
+            _check_filters(len(filters), "UNSUBSCRIBE")
             filters.append(body.text())
         if not filters:
             raise MqttError(Code.PROTOCOL_ERROR, "UNSUBSCRIBE: no topic filter")
@@ -557,6 +560,13 @@ def _check_odd_topic(topic: str, properties: Properties) -> None:
         raise MqttError(Code.TOPIC_NAME_INVALID, "PUBLISH: wildcard in the topic")
     if Property.TOPIC_ALIAS not in properties:
         raise MqttError(Code.PROTOCOL_ERROR, "PUBLISH: empty topic")
+
+
+def _check_filters(count: int, name: str) -> None:
+    if count >= FILTERS_MAX:
+        raise MqttError(
+            Code.QUOTA_EXCEEDED, f"{name}: more than {FILTERS_MAX} topic filters"
+        )
 
 
 def _topic_name(topic: str, name: str) -> str:

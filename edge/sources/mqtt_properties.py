@@ -24,6 +24,7 @@ PropertyValue: TypeAlias = (
 Properties: TypeAlias = dict[int, PropertyValue]
 
 TEXT_SIZE_MAX = 65_535
+PROPERTIES_MAX = 64  # of one packet; MQTT knows 28, user properties may repeat
 VARINT_MAX = 268_435_455
 
 
@@ -253,6 +254,11 @@ class Body:
         pairs: list[tuple[str, str]] = []
         subscription_ids: list[int] = []
         while part.left:
+            if len(found) + len(pairs) + len(subscription_ids) >= PROPERTIES_MAX:
+                raise MqttError(
+                    Code.QUOTA_EXCEEDED,
+                    f"{part._name}: more than {PROPERTIES_MAX}",
+                )
             key = part.varint()
             if key not in _TABLE or packet not in _TABLE[key][1]:
                 raise part.malformed(f"property 0x{key:02x} does not belong here")

@@ -125,6 +125,11 @@ class Batch:
         return bool(self.records or self.counts)
 
     @property
+    def has_news(self) -> bool:
+        """Whether there is more than counts of what was refused or came again."""
+        return bool(self.records or self.entries or self.statements or self.steps)
+
+    @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
         return not (

@@ -230,8 +230,10 @@ int main(int count, char **words)
     interval_ms = strtoull(words[6], NULL, 10);
     readings = (uint32_t)strtoul(words[7], NULL, 10);
     open_key(&the, words[4], config.kid);
-    if (readings == 0)
+    if (readings == 0) {
+        EVP_PKEY_free(the.key);
         return 0;
+    }
     open_flash(&the, words[5]);
     srand((unsigned)(now_ms(NULL) ^ (uint64_t)getpid()));
     if (iomt_open(&client, &config) != IOMT_OK) {
@@ -266,5 +268,6 @@ int main(int count, char **words)
     }
     printf("%lu readings, %lu given up\n", (unsigned long)iomt_next_reading(&client),
            (unsigned long)iomt_dropped(&client));
+    EVP_PKEY_free(the.key);
     return 0;
 }

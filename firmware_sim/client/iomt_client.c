@@ -72,7 +72,8 @@ static bool is_usable(const iomt_config *config)
         length_of(config->password, IOMT_NAME_MAX) > IOMT_NAME_MAX ||
         (config->password != NULL && config->user == NULL))
         return false;
-    return config->answer_timeout_ms > 0 && word >= 1 && word <= IOMT_WORD_SIZE_MAX && (word & (word - 1)) == 0 &&
+    return config->answer_timeout_ms > 0 && word >= 1 && word <= IOMT_WORD_SIZE_MAX &&
+           (word & (word - 1)) == 0 &&
            flash->block_size >= IOMT_BLOCK_SIZE_MIN && flash->block_size % word == 0 &&
            flash->block_count >= 2 && (flash->erased == 0xff || flash->erased == 0x00);
 }

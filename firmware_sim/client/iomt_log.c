@@ -199,11 +199,15 @@ static iomt_status write_record(iomt_log *log, iomt_record_type type, uint16_t a
 static void give_up_oldest(iomt_log *log, uint32_t next)
 {
     iomt_record_view head;
-    uint32_t kept_from = log->next_reading;
+    uint32_t kept_from = log->next_reading, oldest = next - log->flash->block_count + 1;
 
     if (next <= log->flash->block_count)
         return;
-    for (uint32_t number = next - log->flash->block_count + 1; number < next; number++)
+    if (log->cursor.number < oldest) {
+        log->cursor.number = oldest;
+        log->cursor.offset = 0;
+    }
+    for (uint32_t number = oldest; number < next; number++)
         if (read_block_head(log, number, &head)) {
             kept_from = (uint32_t)iomt_get(head.body + 4, 4);
             break;
@@ -457,7 +461,7 @@ void iomt_log_open(iomt_log *log, const iomt_flash *flash, void *context,
     static const iomt_log nothing;
     iomt_record_view view;
     iomt_position at = {0, 0}, last = {0, 0};
-    uint32_t newest, used = 0;
+    uint32_t newest, bundled, used = 0;
 
     *log = nothing;
     log->flash = flash;
@@ -489,6 +493,9 @@ void iomt_log_open(iomt_log *log, const iomt_flash *flash, void *context,
         last = view.at;
         used = at.offset;
     }
+    bundled = log->bundle.first + log->bundle.count;
+    if (log->outstanding && iomt_before(log->next_reading, bundled))
+        log->next_reading = bundled; /* its last reading is spoilt: no other is taken for it */
     if (last.offset == 0) { /* nothing but its BLOCK record: it is begun again */
         log->end.number--;
     } else {

@@ -134,6 +134,23 @@ async def test_who_sends_no_connect_is_closed_in_time() -> None:
         assert 0.1 < time.monotonic() - start < 1
 
 
+async def test_an_idle_connection_makes_way_for_a_new_one() -> None:
+    limits = Limits(connections_max=2, linger_s=0.1)
+    async with (
+        listening(FakeDoor(at_once=True), limits) as listener,
+        Peer(listener, V5) as idle,
+        Peer(listener, V5) as good,
+        Peer(listener, V5) as new,
+    ):
+        await good.connect(client_id="good")
+        good.write(good.publish(1))
+        assert await good.receive() == Puback(1)
+        await new.connect(client_id="new")
+        assert await idle.is_cut_off()
+        good.write(good.publish(2))
+        assert await good.receive() == Puback(2)
+
+
 async def test_connections_over_the_limit_are_closed_and_the_others_stay() -> None:
     limits = Limits(connections_max=2, linger_s=0.1)
     async with (
@@ -143,6 +160,9 @@ async def test_connections_over_the_limit_are_closed_and_the_others_stay() -> No
     ):
         await one.connect(client_id="one")
         await two.connect(client_id="two")
+        for peer in (one, two):
+            peer.write(peer.publish(1))
+            assert await peer.receive() == Puback(1)
         async with Peer(listener, V5) as three:
             assert await three.is_cut_off()
         two.write(two.publish(1))

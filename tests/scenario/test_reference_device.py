@@ -33,10 +33,13 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, built."""
+    """The example, built with sanitizers: what they find goes to its stderr."""
     build = tmp_path_factory.mktemp("build")
     subprocess.run(
-        ["make", "-s", "-C", str(CLIENT), "example", f"BUILD={build}"],
+        [
+            *("make", "-s", "-C", str(CLIENT), "example", f"BUILD={build}"),
+            "CFLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all",
+        ],
         check=True,
         timeout=60,
         capture_output=True,

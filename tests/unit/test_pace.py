@@ -21,3 +21,11 @@ def test_tokens_never_pile_up_above_the_burst() -> None:
     bucket = TokenBucket(Pace(refill_per_s=1.0, burst=5), lambda: now[0])
     now[0] += 1e6
     assert [bucket.wait_s() for _ in range(6)] == [0.0] * 5 + [1.0]
+
+
+def test_what_is_spare_takes_only_of_the_upper_half_of_a_burst() -> None:
+    now = [0.0]
+    bucket = TokenBucket(Pace(refill_per_s=4.0, burst=20), lambda: now[0])
+    assert [bucket.wait_s(spare=True) for _ in range(10)] == [0.0] * 10
+    assert bucket.wait_s(spare=True) == 0.25
+    assert bucket.wait_s() == 0.0

@@ -1,3 +1,4 @@
+/* The bench: its flash, its gateway (which has its own notion of an envelope), its device. */
 #include "rig.h"
 
 #include <stdio.h>
@@ -5,6 +6,8 @@
 #include <string.h>
 
 rig bench;
+iomt_config config;
+iomt_client client;
 long passed, failed;
 
 static uint8_t buffer[1u << 17];
@@ -385,8 +388,10 @@ static uint32_t tick_ms(void *context)
     return bench.tick;
 }
 
-void rig_reset(iomt_config *config, uint32_t size, uint32_t count, uint32_t word, uint8_t blank)
+void rig_reset(const geometry *g)
 {
+    uint32_t size = g->block_size, count = g->block_count, word = g->word_size;
+    uint8_t blank = g->erased;
     static const char *const streams[] = {"vitals", "other"};
     iomt_config made = {.device = "monitor-7",
                         .streams = streams,
@@ -417,27 +422,38 @@ void rig_reset(iomt_config *config, uint32_t size, uint32_t count, uint32_t word
     word_size = word;
     erased = blank;
     made.flash = (iomt_flash){size, count, word, blank, flash_read, flash_write, flash_erase};
-    *config = made;
+    config = made;
 }
 
-iomt_status rig_record(iomt_client *client, int id)
+iomt_status rig_record(int id)
 {
     iomt_value values[] = {{1, 0, id}, {2, 0, 97}};
 
     bench.now_ms += 1000;
     bench.tick += 1000;
-    return iomt_record(client, 0, values, 2);
+    return iomt_record(&client, 0, values, 2);
 }
 
-void rig_run(iomt_client *client, int times)
+void rig_run(int times)
 {
     while (times-- > 0) {
         if (!bench.link) {
             bench.link = true;
-            iomt_connected(client);
+            iomt_connected(&client);
         }
-        if (iomt_poll(client) >= IOMT_E_CONNECTION)
+        if (iomt_poll(&client) >= IOMT_E_CONNECTION)
             rig_break_link();
         bench.tick += 10;
     }
+}
+
+void rig_open(void)
+{
+    CHECK(iomt_open(&client, &config) == IOMT_OK, "opens", 0);
+}
+
+void rig_drain(void)
+{
+    rig_run(400);
+    CHECK(iomt_waiting(&client) == 0, "everything waiting is delivered", iomt_waiting(&client));
 }

@@ -63,9 +63,21 @@ extern long passed, failed;
 void check(bool holds, const char *what, long detail);
 #define CHECK(holds, what, detail) check((holds), (what), (long)(detail))
 
+typedef struct {
+    uint32_t block_size, block_count, word_size;
+    uint8_t erased;
+    int readings; /* of one day of test_power.c */
+} geometry;
+
+extern iomt_config config;
+extern iomt_client client;
+
 /* A new flash of this geometry, a new gateway, and the configuration of the device. */
-void rig_reset(iomt_config *config, uint32_t block_size, uint32_t block_count,
-               uint32_t word_size, uint8_t erased);
+void rig_reset(const geometry *g);
+
+/* Start the device, or have it deliver all that waits. */
+void rig_open(void);
+void rig_drain(void);
 
 /* Power fails and comes back: the marginal word shows what it is. */
 void rig_power_cycle(void);
@@ -75,9 +87,12 @@ void rig_push(const uint8_t *bytes, uint32_t size); /* bytes to the device */
 uint32_t rig_random(uint32_t below);
 
 /* A reading that carries the number `id`. */
-iomt_status rig_record(iomt_client *client, int id);
+iomt_status rig_record(int id);
 
 /* Poll, and connect again when the connection is lost, `times` times. */
-void rig_run(iomt_client *client, int times);
+void rig_run(int times);
+
+/* test_power.c: everything that has to do with flash. */
+void test_power(const geometry *g, int soak);
 
 #endif
