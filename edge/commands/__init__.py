@@ -7,6 +7,7 @@ from edge.commands import (
     backup,
     contracts,
     devices,
+    doctor,
     evidence,
     forgetting,
     ledger,
@@ -28,4 +29,5 @@ GROUPS = (
     alarms,
     replay,
     watchdog,
+    doctor,
 )
