@@ -8,6 +8,7 @@ from edge.commands import (
     backup,
     contracts,
     devices,
+    doctor,
     envelope,
     evidence,
     forgetting,
@@ -34,4 +35,5 @@ GROUPS = (
     alarms,
     replay,
     watchdog,
+    doctor,
 )

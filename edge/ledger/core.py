@@ -133,7 +133,7 @@ class _Calibration:
                 lib.iomt_backend_lanes(row.backend),
                 row.leaf_ns,
                 row.node_ns,
-                _name(row.few) if row.few != ffi.NULL else None,
+                _name(row.few) if row.few != ffi.NULL and row.fewest > 1 else None,
                 row.fewest,
             )
             for row in rows

@@ -406,6 +406,172 @@ static void test_roots(const iomt_backend *backend, const struct guarded memory[
     }
 }
 
+/* ---- Batches ---- */
+
+/* HMAC-SHA-256 (RFC 2104) of a short message under a key of 32 bytes. */
+static void reference_hmac(const uint8_t key[32], const uint8_t *message, size_t size,
+                           uint8_t digest[32])
+{
+    uint8_t inner[64 + 64], outer[64 + 32];
+
+    for (int i = 0; i < 64; i++) {
+        inner[i] = (uint8_t)((i < 32 ? key[i] : 0) ^ 0x36);
+        outer[i] = (uint8_t)((i < 32 ? key[i] : 0) ^ 0x5c);
+    }
+    memcpy(inner + 64, message, size);
+    reference_sha256(-1, inner, 64 + size, outer + 64);
+    reference_sha256(-1, outer, sizeof outer, digest);
+}
+
+/* Commits of 1 to 40 records under three salt keys; all buffers end at a guard page. */
+static void test_batches(const iomt_backend *backend, const struct guarded memory[3])
+{
+    for (size_t count = 1; count <= 40; count++) {
+        uint64_t ends[40], index[1];
+        uint32_t key_of[40];
+        uint8_t keys[3 * 32], salted[40 * 200], digest[32], be[8], *records, *tree;
+        size_t total = 0, width = 1;
+
+        while (width < count)
+            width *= 2;
+        for (size_t i = 0; i < count; i++) {
+            ends[i] = total += 16 + next_random() % 180;
+            key_of[i] = (uint32_t)(next_random() % 3);
+        }
+        records = last(&memory[0], total);
+        tree = last(&memory[2], (2 * width - 1) * 32);
+        fill(keys, sizeof keys);
+        fill(records, total);
+        fill(tree, (2 * width - 1) * 32);
+        memcpy(salted, records, total);
+        check(iomt_batch(backend, records, total, ends, count, keys, 3, key_of, tree, width) ==
+                  count, backend, "batch takes its records", count);
+        for (size_t i = 0; i < count; i++) {
+            size_t start = i > 0 ? ends[i - 1] : 0;
+
+            for (int b = 0; b < 8; b++)
+                be[b] = (uint8_t)((uint64_t)i >> (56 - 8 * b));
+            reference_hmac(keys + 32 * key_of[i], be, 8, digest);
+            check(memcmp(records + start, digest, 16) == 0, backend, "salt", i);
+            memcpy(salted + start, digest, 16);
+            reference_sha256(0x00, salted + start, ends[i] - start, digest);
+            check(memcmp(tree + 32 * i, digest, 32) == 0, backend, "salted leaf", i);
+        }
+        check(memcmp(salted, records, total) == 0, backend, "only salts are written", count);
+        reference_root(tree, width, digest);
+        check(memcmp(tree + (2 * width - 2) * 32, digest, 32) == 0, backend, "batch root", count);
+        index[0] = ends[count - 1];
+        ends[count - 1] = total + 1;
+        check(iomt_batch(backend, records, total, ends, count, keys, 3, key_of, tree, width) ==
+                  count - 1, backend, "batch names a wrong end", count);
+        ends[count - 1] = index[0];
+        key_of[count / 2] = 3;
+        check(iomt_batch(backend, records, total, ends, count, keys, 3, key_of, tree, width) ==
+                  count / 2, backend, "batch names a wrong key", count);
+    }
+}
+
+static void test_paths_and_ranges(const iomt_backend *backend)
+{
+    static uint8_t leaves[200 * 32];
+    uint8_t range[(IOMT_RANGE_MAX + 1) * 32], path[64 * 32], root[32], expected[32];
+
+    fill(leaves, sizeof leaves);
+    for (size_t size = 0; size < 70; size += 1 + size / 20)
+        for (size_t more = 0; more < 130; more += 1 + more / 9) {
+            size_t held = iomt_extend_range(backend, 0, range, leaves, size);
+
+            held = iomt_extend_range(backend, size, range, leaves + 32 * size, more);
+            iomt_range_root(backend, range, held, root);
+            reference_root(leaves, size + more, expected);
+            check(memcmp(root, expected, 32) == 0, backend, "extended range", size + more);
+        }
+    for (size_t count = 1; count < 40; count++)
+        for (size_t index = 0; index < count; index++) {
+            size_t length = iomt_tree_path(backend, leaves, count, index, path);
+            size_t at = index, end = count - 1, used = 0;
+            uint8_t pair[64];
+
+            /* RFC 9162 section 2.1.3.2. */
+            memcpy(root, leaves + 32 * index, 32);
+            for (; used < length; used++, at >>= 1, end >>= 1) {
+                int is_right = (at & 1) || at == end;
+
+                memcpy(pair + (is_right ? 32 : 0), root, 32);
+                memcpy(pair + (is_right ? 0 : 32), path + 32 * used, 32);
+                reference_sha256(0x01, pair, 64, root);
+                while (is_right && !(at & 1) && at > 0)
+                    at >>= 1, end >>= 1;
+            }
+            reference_root(leaves, count, expected);
+            check(end == 0 && memcmp(root, expected, 32) == 0, backend, "path", count);
+        }
+}
+
+/* ---- All backends against portable, on whatever comes ---- */
+
+/* One try in a loop of `make fuzz`: any number of records of any sizes, at any alignment. */
+static void fuzz_once(const iomt_backend *backend, const iomt_backend *portable)
+{
+    static uint8_t bytes[1 << 17], own[600 * 32], wanted[600 * 32];
+    static uint64_t ends[600];
+    size_t count = next_random() % (next_random() % 4 == 0 ? 600 : 70);
+    size_t most = (size_t)1 << (next_random() % 11), shift = next_random() % 64, total = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        size_t size = next_random() % 3 == 0 ? 64 : next_random() % most;
+
+        ends[i] = total += total + size < (1 << 17) - 64 ? size : 0;
+    }
+    for (size_t i = 0; i < 64; i++)
+        bytes[next_random() % sizeof bytes] = (uint8_t)next_random();
+    iomt_leaf_hashes(portable, bytes + shift, total, ends, count, wanted);
+    iomt_leaf_hashes(backend, bytes + shift, total, ends, count, own);
+    check(memcmp(own, wanted, 32 * count) == 0, backend, "fuzz: leaf hashes", count);
+    iomt_tree_root(portable, wanted, count, wanted);
+    iomt_tree_root(backend, own, count, own);
+    check(memcmp(own, wanted, 32) == 0, backend, "fuzz: root", count);
+}
+
+static void fuzz(unsigned long rounds, uint64_t seed)
+{
+    const iomt_backend *backend, *portable = NULL;
+    iomt_choice choice;
+
+    iomt_calibrate(&choice);
+    for (size_t i = 0; (backend = iomt_backend_at(i)) != NULL; i++)
+        portable = backend;
+    random_state = seed;
+    for (unsigned long round = 0; round < rounds && failed == 0; round++) {
+        for (size_t i = 0; (backend = iomt_backend_at(i)) != NULL; i++)
+            if (iomt_backend_usable(backend))
+                fuzz_once(backend, portable);
+        for (size_t i = 0; i < choice.count; i++)
+            fuzz_once(choice.measured[i].backend, portable);
+    }
+    if (failed > 0)
+        printf("seed %llu\n", (unsigned long long)seed);
+}
+
+static void test_calibration(const struct guarded memory[3])
+{
+    static iomt_choice choice;
+
+    iomt_calibrate(&choice);
+    check(choice.count > 0 && choice.failed_count == 0, iomt_backend_at(0), "self-tests", 0);
+    for (size_t i = 0; i < choice.count; i++) {
+        const iomt_measured *row = &choice.measured[i];
+
+        check(row->fewest >= 1 && row->fewest <= row->backend->lanes, row->backend, "fewest", i);
+        check(row->few == NULL || row->few->lanes < row->backend->lanes, row->backend,
+              "who takes the few has fewer lanes", i);
+        test_leaves_at_awkward_sizes(row->backend, memory);
+        test_roots(row->backend, memory);
+        test_batches(row->backend, memory);
+        test_paths_and_ranges(row->backend);
+    }
+}
+
 /* As wide as a backend may be, and content with idle lanes from 5 messages on: the way the
  * leaves are dealt to lanes is tested here even where no CPU is that wide. */
 static void sixteen_lanes(uint32_t *state, const uint8_t *const *blocks, size_t count)
@@ -428,6 +594,16 @@ static void one_lane(uint32_t state[8], const uint8_t *blocks, size_t count)
         reference_block(state, blocks + 64 * b);
 }
 
+static void reference_nodes(const uint8_t *children, size_t count, uint8_t *parents)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint8_t pair[64];
+
+        memcpy(pair, children + 64 * i, 64);
+        reference_sha256(0x01, pair, 64, parents + 32 * i);
+    }
+}
+
 static const iomt_backend wide = {
     .name = "sixteen lanes of the reference",
     .lanes = IOMT_MAX_LANES,
@@ -436,7 +612,24 @@ static const iomt_backend wide = {
     .compress_one = one_lane,
 };
 
-int main(void)
+/* The same with one bit wrong in one lane: what the self-test is there for. */
+static void fifteen_right_lanes(uint32_t *state, const uint8_t *const *blocks, size_t count)
+{
+    sixteen_lanes(state, blocks, count);
+    state[7 * IOMT_MAX_LANES + 11] ^= 1;
+}
+
+static const iomt_backend wrong = {
+    .name = "a wrong lane",
+    .lanes = IOMT_MAX_LANES,
+    .fewest = 5,
+    .compress = fifteen_right_lanes,
+    .compress_one = one_lane,
+    .nodes = reference_nodes,
+};
+
+/* `test_core [ROUNDS [SEED]]`: with arguments, so many rounds of comparing instead. */
+int main(int words, char **word)
 {
     const struct guarded memory[3] = {
         guarded_memory(MOST_BYTES),
@@ -446,6 +639,11 @@ int main(void)
     const iomt_backend *backend;
 
     make_reference();
+    if (words > 1) {
+        fuzz(strtoul(word[1], NULL, 10), words > 2 ? strtoull(word[2], NULL, 10) : 1);
+        printf("%lu passed, %lu failed\n", passed, failed);
+        return failed > 0;
+    }
     for (size_t i = 0; (backend = iomt_backend_at(i)) != NULL; i++) {
         if (!iomt_backend_usable(backend)) {
             printf("%s: not usable on this CPU\n", iomt_backend_name(backend));
@@ -459,11 +657,17 @@ int main(void)
         test_leaf_at_the_start_of_memory(backend, memory);
         test_wrong_ends_are_named(backend);
         test_roots(backend, memory);
+        test_batches(backend, memory);
+        test_paths_and_ranges(backend);
+        check(iomt_self_test(backend), backend, "self-test", 0);
     }
+    test_calibration(memory);
+    fuzz(300, 0x9e3779b97f4a7c15);
     random_state = 0x9e3779b97f4a7c15;
     test_leaves_at_awkward_sizes(&wide, memory);
     test_leaves_of_random_sizes(&wide, memory);
     test_wrong_ends_are_named(&wide);
+    check(!iomt_self_test(&wrong), &wrong, "a wrong backend fails its self-test", 0);
     printf("%lu passed, %lu failed\n", passed, failed);
     return failed > 0;
 }
