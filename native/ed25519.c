@@ -30,6 +30,16 @@ void iomt_wipe(void *memory, size_t size)
     __asm__ volatile("" : : "r"(memory) : "memory");
 }
 
+#define BELOW_SIZE 8192 /* signing uses less than half of it */
+
+/* What functions that have returned left on the stack: partial sums, digits, hashes. */
+static __attribute__((noinline)) void wipe_stack_below(void)
+{
+    uint8_t below[BELOW_SIZE];
+
+    iomt_wipe(below, sizeof below);
+}
+
 /* ---- Signing ---- */
 
 size_t iomt_ed25519_signer_size(void)
@@ -59,6 +69,7 @@ void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519
     iomt_wipe(&hash, sizeof hash);
     iomt_wipe(digest, sizeof digest);
     iomt_wipe(wide, sizeof wide);
+    wipe_stack_below();
 }
 
 void iomt_ed25519_wipe_signer(iomt_ed25519_signer *signer)
@@ -98,6 +109,7 @@ int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_si
     iomt_wipe(&hash, sizeof hash);
     iomt_wipe(&nonce, sizeof nonce);
     iomt_wipe(digest, sizeof digest);
+    wipe_stack_below();
 
     /* From the bytes that go out: a new challenge, S as it is read again. */
     iomt_ed25519_challenge(&k, signature, key, message, size);

@@ -9,22 +9,31 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from array import array
 from collections.abc import Callable
-from itertools import cycle, islice, product
+from functools import cache
+from itertools import accumulate, cycle, islice, product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from ed25519_cases import (
     BASE,
     Affine,
+    Case,
+    Cases,
     L,
     P,
     add,
     challenge,
+    encode,
     multiply,
     small_order,
 )
+
+from edge.ledger import _core
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 LANES, LIMBS, BITS = 8, 5, 51
@@ -33,27 +42,36 @@ UNIT, PRODUCT = 2**52, 267  # a product's limbs are below PRODUCT units
 LARGEST_SUM = 1100 * UNIT  # no formula passes it
 REDUCED = 2**51 + 2**18  # limbs of carry() are below
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("make") and shutil.which("cc")), reason="needs make and cc"
-)
 Number = list[int]  # five limbs
 T = TypeVar("T")
 Ask = Callable[[list[str]], list[bytes]]
+Verify = Callable[[list[Case], list[bool]], list[bool]]
+
+lib: Any = _core.lib
+ffi: Any = _core.ffi
 
 
 @pytest.fixture(scope="module")
 def ask(native_build: Path) -> Ask:
     """Commands in, replies out, all under sanitizers."""
-    build = native_build
+    if not (shutil.which("make") and shutil.which("cc")):
+        pytest.skip("needs make and cc")
     subprocess.run(
-        ["make", "-s", "-C", NATIVE, f"{build}/test_ed25519_lanes", f"BUILD={build}"],
+        [
+            "make",
+            "-s",
+            "-C",
+            NATIVE,
+            f"{native_build}/test_ed25519_lanes",
+            f"BUILD={native_build}",
+        ],
         check=True,
         capture_output=True,
     )
 
     def run(commands: list[str]) -> list[bytes]:
         done = subprocess.run(
-            [str(build / "test_ed25519_lanes")],
+            [program],
             input="\n".join(commands) + "\n",
             capture_output=True,
             text=True,
@@ -260,3 +278,111 @@ def test_challenges_of_any_mixture_of_sizes_are_those_of_sha512(ask: Ask) -> Non
         assert [int.from_bytes(one, "little") for one in found] == [
             challenge(*signature) for signature in group
         ]
+
+
+# ---- Whole signatures, in the module as it is installed ----
+
+
+@pytest.fixture(scope="module")
+def verify() -> Verify:
+    """The lanes' answers to some cases; which of the keys are prepared is given too."""
+    backend = next(iter(found()), None)
+    if backend is None:
+        pytest.skip("this machine has no AVX-512 IFMA")
+    kept: dict[bytes, Any] = {}
+
+    def prepared(key: bytes) -> Any:
+        if key not in kept:
+            words = -(-lib.iomt_ed25519_prepared_size() // 8)
+            kept[key] = ffi.new("uint64_t[]", words)
+            place = ffi.cast("iomt_ed25519_prepared *", kept[key])
+            lib.iomt_ed25519_prepare(backend, place, key)
+        return ffi.cast("iomt_ed25519_prepared *", kept[key])
+
+    def run(cases: list[Case], known: list[bool]) -> list[bool]:
+        keys, messages, signatures = (list(part) for part in zip(*cases, strict=True))
+        ends = array("Q", accumulate(map(len, messages)))
+        answers = bytearray(b"?" * len(cases))
+        pointers = [
+            prepared(key) if one else ffi.NULL
+            for key, one in zip(keys, known, strict=True)
+        ]
+        done = lib.iomt_ed25519_verify_many(
+            backend,
+            b"".join(keys),
+            ffi.new("iomt_ed25519_prepared *[]", pointers),
+            b"".join(messages),
+            ends[-1],
+            ends.tobytes(),
+            len(cases),
+            b"".join(signatures),
+            ffi.from_buffer("uint8_t[]", answers),
+        )
+        assert done == len(cases)
+        assert set(answers) <= {0, 1}
+        return [answer == 1 for answer in answers]
+
+    return run
+
+
+def found() -> list[Any]:
+    """The backends with lanes that this CPU can run."""
+    backends, at = [], 0
+    while (backend := lib.iomt_ed25519_backend_at(at)) != ffi.NULL:
+        name = ffi.string(lib.iomt_ed25519_backend_name(backend))
+        if name == b"avx512-ifma" and lib.iomt_ed25519_backend_usable(backend):
+            backends.append(backend)
+        at += 1
+    return backends
+
+
+def openssl(case: Case) -> bool:
+    key, message, signature = case
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+@cache
+def mixed_cases() -> dict[Case, bool]:
+    source = Cases(12)
+    return {case: openssl(case) for case in (source.next() for _ in range(1000))}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 17, 23, 63, 64, 65, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_no_answer_depends_on_neighbours_order_or_the_size_of_the_batch(
+    verify: Verify, size: int, share: float
+) -> None:
+    """Good and bad signatures of all kinds, in groups that are full, nearly or hardly,
+    of prepared keys, of others, and of both."""
+    right, chance = mixed_cases(), random.Random(size + share)
+    assert 0.1 < sum(right.values()) / len(right) < 0.9
+    cases = list(right)
+    chance.shuffle(cases)
+    for batch in batched(cases, size):
+        known = [chance.random() < share for _ in batch]
+        assert verify(batch, known) == [right[case] for case in batch]
+
+
+def test_every_digit_of_s_is_looked_up_in_every_place(verify: Verify) -> None:
+    """With the neutral point for a key, R is [s]B, whatever k is: each digit of s alone
+    reads one entry of the table, and the largest carry into the next."""
+    neutral, step, cases = encode((0, 1)), BASE, []
+    for place in range(32):
+        for digit in (1, 64, 127, 128, 129, 255):
+            if digit << 8 * place < L:
+                r = encode(multiply(digit, step))
+                s = (digit << 8 * place).to_bytes(32, "little")
+                cases.append((neutral, b"", r + s))
+        step = multiply(256, step)
+    for edge in (0, L - 1, L - 2, (L - 1) // 2, 2**252):
+        r = encode(multiply(edge, BASE))
+        cases.append((neutral, b"", r + edge.to_bytes(32, "little")))
+    cases.append((neutral, b"", cases[0][2][:32] + cases[1][2][32:]))
+    right = [True] * (len(cases) - 1) + [False]
+    assert [openssl(case) for case in cases] == right
+    for known in (False, True):
+        assert verify(cases, [known] * len(cases)) == right
