@@ -328,9 +328,20 @@ class BleSource:
         async with asyncio.timeout(self._limits.connect_timeout_s):
             await client.connect()
         async with asyncio.timeout(self._limits.subscribe_timeout_s):
+            await self._look_up_bond(link)
             await self._subscribe(link)
-        if self._is_bonded is not None:
+            if not link.bonded:  # a subscription may have made the device pair
+                await self._look_up_bond(link)
+
+    async def _look_up_bond(self, link: Link) -> None:
+        """Whether it is bonded, for its records; not knowing is no reason to part."""
+        if self._is_bonded is None:
+            return
+        try:
             link.bonded = await self._is_bonded(link.address)
+        except RADIO_ERRORS as error:
+            _stop_if_cancelled()
+            log.info("%s: its bond is not known: %s", link.device, explain(error))
 
     async def _subscribe(self, link: Link) -> None:
         """Subscribe to all that has a profile; BleakError if nothing can be."""
@@ -436,10 +447,10 @@ class BleSource:
         link.heard_s = asyncio.get_running_loop().time()
         if not link.waiting and not self._door.congested:
             self._submit(link, value)
-        elif len(link.waiting) < self._limits.waiting_count_max or value.stored:
-            link.waiting.append(value)  # a stored one is bounded by what was asked for
+        elif len(link.waiting) < self._limits.waiting_max(value):
+            link.waiting.append(value)
             link.has_waiting.set()
-        else:
+        elif not value.stored:  # the device keeps a stored one, and sends it again
             self._lose(link, 1)
 
     def _lose(self, link: Link, count: int) -> None:

@@ -32,12 +32,17 @@ class Limits:
     silences_max: int = 3  # in a row: then the adapter is switched off and on
     check_s: float = 1.0
     waiting_count_max: int = 256  # values of one device that wait for the intake
+    stored_count_max: int = 8192  # the same of what the device keeps until we have it
     grace_s: float = 1.0  # of a full intake before a device is unsubscribed
     idle_s: float = 10.0  # then a connection may be given to a device that waits
     record_quiet_s: float = 10.0  # between two stored records
     commit_wait_s: float = 60.0  # for what was fetched to be durable
     clock_tolerance_s: float = 2.0  # of a device's clock before it is set
     delete_stored: bool = True  # on the device, what is durable here
+
+    def waiting_max(self, value: Value) -> int:
+        """How many may wait before this one is not taken."""
+        return self.stored_count_max if value.stored else self.waiting_count_max
 
 
 @dataclass(slots=True, eq=False)

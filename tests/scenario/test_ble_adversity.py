@@ -330,3 +330,15 @@ async def test_where_no_daemon_runs_the_source_waits_for_one() -> None:
     async with source_of(addresses(1), FAST, stack_lost=lost) as source:
         await until(lambda: len(tries) > 3, "asked again")
         await until(lambda: len(source.connected) == 1, "and served what there is")
+
+
+async def test_a_bond_that_nobody_can_tell_is_no_reason_to_part() -> None:
+    asked = []
+
+    async def is_bonded(address: str) -> bool:
+        asked.append(address)
+        raise BleakError("[org.freedesktop.DBus.Error.NoReply] ...")
+
+    async with source_of(addresses(1), FAST, is_bonded=is_bonded) as source:
+        await until(lambda: len(source.connected) == 1, "connected all the same")
+    assert asked == addresses(1) * 2

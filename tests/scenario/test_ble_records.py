@@ -212,6 +212,26 @@ async def test_records_wait_for_a_full_intake_and_none_is_lost(radio: Radio) -> 
     assert len(readings(intake)) == 100
 
 
+async def test_records_beyond_the_bound_are_asked_for_again(radio: Radio) -> None:
+    """They are the device's until we have them: not lost, and not deleted."""
+    meter = meter_with(20)
+    await meter.start(radio)
+    intake = Intake()
+    intake.fill()
+    limits = dataclasses.replace(LIMITS, stored_count_max=8, commit_wait_s=0.4)
+    async with running(radio, intake, {METER: "meter"}, limits) as source:
+        await until(lambda: len(meter.requests) == 1, "asked")
+        await asyncio.sleep(0.2)
+        intake.empty()
+        await asyncio.sleep(0.5)
+        assert len(meter.records) == 20
+        assert meter.peripheral is not None
+        await meter.peripheral.hang_up()
+        await until(lambda: not meter.records, "all of them, the second time", 10)
+        assert source.lost_count == 0
+    assert len({one.payload for one in readings(intake)}) == 20
+
+
 async def test_a_wrong_clock_is_recorded_and_then_set(radio: Radio) -> None:
     """Two hours behind: the record says so, and the reading of just now is live."""
     behind_ms = 2 * 3_600_000
