@@ -2,10 +2,11 @@
 
     python benchmarks/ed25519.py [rounds]
 
-Each way works through the same 256 messages of 128 bytes, as a Python program calls
-it: signs all with one key, as a log does, and verifies each with a key of its own. Each round lets every way work once, in turn, so that all meet the
-same neighbours on a shared machine; a row is the median of the rounds, in thousands a
-second of this thread's CPU time, and how often the rate of `cryptography` it is.
+Each way works through the same 256 messages of 128 bytes, as a Python program calls it:
+signs all with one key, as a log does, and verifies each with a key of its own. Each
+round lets every way work once, in turn, so that all meet the same neighbours on a
+shared machine; a row is the median of the rounds, in thousands a second of this
+thread's CPU time, and how often the rate of `cryptography` it is.
 
 "new key" verifies with keys that never came before, "known key" with keys that did:
 `cryptography` and PyNaCl get key objects that were made before in both. Ours verifies
