@@ -56,15 +56,9 @@ def ask(native_build: Path) -> Ask:
     """Commands in, replies out, all under sanitizers."""
     if not (shutil.which("make") and shutil.which("cc")):
         pytest.skip("needs make and cc")
+    program = native_build / "test_ed25519_lanes"
     subprocess.run(
-        [
-            "make",
-            "-s",
-            "-C",
-            NATIVE,
-            f"{native_build}/test_ed25519_lanes",
-            f"BUILD={native_build}",
-        ],
+        ["make", "-s", "-C", NATIVE, f"BUILD={native_build}", program],
         check=True,
         capture_output=True,
     )
