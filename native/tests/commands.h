@@ -18,4 +18,8 @@ size_t field51_command(const char *name, const struct argument *arguments, size_
 size_t field_adx_command(const char *name, const struct argument *arguments, size_t count,
                          uint8_t *reply);
 
+/* 1 if signing leaves something secret on the stack (stack_secrets.c). */
+int leaves_secrets(const iomt_ed25519_backend *backend, const uint8_t *seed,
+                   const uint8_t *message, size_t size);
+
 #endif

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #define MOST_ARGUMENTS 6
@@ -337,89 +336,6 @@ static void test_signing(const iomt_ed25519_backend *backend, const struct vecto
     free(signer);
 }
 
-/* Signing on a stack of its own, on which nothing secret may be left: the two hashes, the
- * key, the nonce and their digits, looked for word by word at every byte. */
-#define STACK_SIZE (1u << 16)
-#define SECRET_WORDS 40
-
-static struct {
-    const iomt_ed25519_backend *backend;
-    const struct vector *vector;
-    iomt_ed25519_signer *signer;
-    ucontext_t back, there;
-} signing;
-
-static void sign_there(void)
-{
-    const struct vector *v = signing.vector;
-    uint8_t signature[64];
-
-    iomt_ed25519_start_signer(signing.backend, signing.signer, v->seed.bytes);
-    iomt_ed25519_sign(signing.backend, signing.signer, v->message.bytes, v->message.size,
-                      signature);
-}
-
-static void secrets_of(const struct vector *v, uint64_t words[SECRET_WORDS])
-{
-    uint8_t digests[2][64], wide[64] = {0};
-    struct iomt_scalar key, nonce;
-    struct iomt_sha512 hash;
-    int8_t digits[64];
-
-    iomt_sha512_start(&hash);
-    iomt_sha512_add(&hash, v->seed.bytes, 32);
-    iomt_sha512_end(&hash, digests[0]);
-    iomt_sha512_start(&hash);
-    iomt_sha512_add(&hash, digests[0] + 32, 32);
-    iomt_sha512_add(&hash, v->message.bytes, v->message.size);
-    iomt_sha512_end(&hash, digests[1]);
-    memcpy(wide, digests[0], 32);
-    wide[0] &= 0xf8;
-    wide[31] = (wide[31] & 0x7f) | 0x40;
-    iomt_scalar_reduce_secret(&key, wide);
-    iomt_scalar_reduce_secret(&nonce, digests[1]);
-    memcpy(words, digests, 128);
-    memcpy(words + 16, key.words, 32);
-    memcpy(words + 20, nonce.words, 32);
-    iomt_scalar_radix16(&key, digits);
-    memcpy(words + 24, digits, 64);
-    iomt_scalar_radix16(&nonce, digits);
-    memcpy(words + 32, digits, 64);
-}
-
-static void sign_on(uint8_t *stack)
-{
-    getcontext(&signing.there);
-    signing.there.uc_stack.ss_sp = stack;
-    signing.there.uc_stack.ss_size = STACK_SIZE;
-    signing.there.uc_link = &signing.back;
-    makecontext(&signing.there, sign_there, 0);
-    swapcontext(&signing.back, &signing.there);
-}
-
-static void test_stack(const iomt_ed25519_backend *backend, const struct vector *v, size_t at)
-{
-    uint8_t *stack = room(STACK_SIZE);
-    uint64_t words[SECRET_WORDS], word;
-    int found = 0;
-
-    memset(stack, 0, STACK_SIZE);
-    signing.backend = backend;
-    signing.vector = v;
-    signing.signer = room(iomt_ed25519_signer_size());
-    sign_on(stack);
-    secrets_of(v, words);
-    for (size_t i = 0; i + sizeof word <= STACK_SIZE; i++) {
-        memcpy(&word, stack + i, sizeof word);
-        for (size_t w = 0; w < SECRET_WORDS; w++)
-            found += word != 0 && word == words[w];
-    }
-    check(found == 0, backend, "no secret is left on the stack", at);
-    iomt_ed25519_wipe_signer(signing.signer);
-    free(signing.signer);
-    free(stack);
-}
-
 static void test_one_by_one(const iomt_ed25519_backend *backend, const struct vector *vectors,
                             size_t count, iomt_ed25519_prepared **prepared)
 {
@@ -437,7 +353,8 @@ static void test_one_by_one(const iomt_ed25519_backend *backend, const struct ve
               backend, "one, with another's prepared key", i);
         if (v->seed.size == 32) {
             test_signing(backend, v, i);
-            test_stack(backend, v, i);
+            check(!leaves_secrets(backend, v->seed.bytes, v->message.bytes, v->message.size),
+                  backend, "no secret is left on the stack", i);
         }
     }
 }
