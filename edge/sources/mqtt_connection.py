@@ -60,6 +60,14 @@ PAYLOAD_KEPT_SIZE = 1_024  # of a payload that is refused for its size
 CLIENT_ID_LENGTH_MAX = 256  # MQTT 3.1.3.1 asks for 23 at least
 USER_LENGTH_MAX = 64  # as a device's name; it becomes the principal that quotas go by
 ROUTES_KEPT_MAX = 64  # topics a connection need not parse again
+NO_VIOLATIONS = frozenset(
+    {
+        Code.SHUTTING_DOWN,
+        Code.SESSION_TAKEN_OVER,
+        Code.KEEP_ALIVE_TIMEOUT,
+        Code.SERVER_BUSY,
+    }
+)
 KEEP_ALIVE_FACTOR = 1.5  # MQTT-3.1.2-22
 
 
@@ -172,6 +180,13 @@ class Connection(asyncio.Protocol):
             self._listener.log.warning("%s: refused, too many connections", self.peer)
             self.closing = True
             transport.abort()  # type: ignore[attr-defined] # a Transport, see above
+            return
+        wait_s = self._listener.violations.wait_s(self.peer)
+        if wait_s > 0:
+            self._slowed = True
+            self._stall()
+            wait_s = min(wait_s, self._limits.violations_wait_s)
+            self._loop.call_later(wait_s, self._quicken)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone: answers that wait have nobody to go to; the will is published."""
@@ -589,6 +604,8 @@ class Connection(asyncio.Protocol):
         self._stalled, stalled = False, self._stalled
         self.flush()  # the last acknowledgements
         self._linger()
+        if code not in NO_VIOLATIONS:
+            self._listener.violations.spend(self.peer)
         if code is not Code.SHUTTING_DOWN:
             self._listener.log.warning("%s: disconnected (0x%02x): %s", self, code, why)
         farewell = mqtt_answers.farewell(

@@ -67,6 +67,9 @@ class Limits:
     untried_max: int = 64  # the same, until one of a connection's messages was good
     refusals_per_s: float = 20.0  # of one principal; it is read no faster than that
     refusals_burst: int = 200  # but for so many at once
+    violations_per_s: float = 10.0  # of the protocol, or a wrong password, by address
+    violations_burst: int = 100  # then its new connections wait, so long at the most:
+    violations_wait_s: float = 2.0
     subscriptions_max: int = 32  # per connection
     send_window_max: int = 256  # our QoS 1 without PUBACK, per subscriber
     unsent_max: int = 1_024  # messages behind that window before it counts as dead
@@ -114,26 +117,36 @@ class RateLimitedLog:
 
 
 class RefusalQuota:
-    """How many messages of one principal may be refused before it is slowed down.
+    """How much of one principal may be refused before it is slowed down.
 
     Nothing is dropped: its connections are not read for a while, so that a device gone
     mad, or a flood of bad signatures, costs no more than so many a second.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
-        self._rate, self._burst = limits.refusals_per_s, limits.refusals_burst
+    def __init__(
+        self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._burst = per_s, burst
         self._clock = clock
         self._spent: dict[str, tuple[float, float]] = {}  # (how many, by when)
 
     def spend(self, principal: str) -> float:
         """One more was refused; how long to wait before more is read, in seconds."""
-        now = self._clock()
-        count, then = self._spent.pop(principal, (0.0, now))
-        count = max(0.0, count - (now - then) * self._rate) + 1
-        self._spent[principal] = (count, now)
+        count = self._count(principal) + 1
+        self._spent.pop(principal, None)
+        self._spent[principal] = (count, self._clock())
         if len(self._spent) > PRINCIPALS_KEPT_MAX:
             del self._spent[next(iter(self._spent))]
         return max(0.0, count - self._burst) / self._rate
+
+    def wait_s(self, principal: str) -> float:
+        """How long it has to wait now, in seconds."""
+        return max(0.0, self._count(principal) - self._burst) / self._rate
+
+    def _count(self, principal: str) -> float:
+        now = self._clock()
+        count, then = self._spent.get(principal, (0.0, now))
+        return max(0.0, count - (now - then) * self._rate)
 
 
 class MqttListener:
@@ -156,7 +169,12 @@ class MqttListener:
         self.mappings = mappings
         self.limits = limits or Limits()
         self.log = RateLimitedLog(logging.getLogger("edge.mqtt"))
-        self.refusals = RefusalQuota(self.limits, time.monotonic)
+        self.refusals = RefusalQuota(
+            self.limits.refusals_per_s, self.limits.refusals_burst
+        )
+        self.violations = RefusalQuota(
+            self.limits.violations_per_s, self.limits.violations_burst
+        )
         self.sessions = Sessions(self.limits, self.log, feed, keeper)
         self.closing = False
         self._servers: list[asyncio.Server] = []

@@ -27,6 +27,8 @@ from edge.sources.mqtt_listener import (
 from edge.sources.mqtt_packets import (
     V5,
     V311,
+    Connack,
+    Connect,
     Pingreq,
     Pingresp,
     Puback,
@@ -121,12 +123,28 @@ async def test_who_is_refused_too_often_is_read_slowly_and_loses_nothing() -> No
 
 def test_a_quota_of_refusals_fills_again_with_time() -> None:
     now = 0.0
-    quota = RefusalQuota(Limits(refusals_per_s=10, refusals_burst=3), lambda: now)
+    quota = RefusalQuota(10, 3, lambda: now)
     waits = [quota.spend("mqtt:a") for _ in range(5)]
     assert waits == pytest.approx([0, 0, 0, 0.1, 0.2])
     assert quota.spend("mqtt:b") == 0
+    assert quota.wait_s("mqtt:a") == pytest.approx(0.2)
     now = 0.5
+    assert quota.wait_s("mqtt:a") == 0
     assert [quota.spend("mqtt:a") for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
+
+
+async def test_an_address_that_breaks_the_protocol_again_and_again_waits() -> None:
+    """Its next connection is not read at once; it is served all the same."""
+    limits = Limits(violations_per_s=1, violations_burst=3, violations_wait_s=0.3)
+    async with listening(FakeDoor(at_once=True), limits) as listener:
+        for _ in range(5):
+            async with Peer(listener, V5) as bad:
+                bad.write(b"\x30\x00")  # no CONNECT
+                await bad.bytes_until_closed()
+        async with Peer(listener, V5) as next_:
+            next_.write(Connect("next", V5))
+            assert await next_.silence()
+            assert isinstance(await next_.receive(), Connack)
 
 
 @both
