@@ -61,7 +61,10 @@ py-test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,ops \
+		--benchmark-json=build/native.json
+	$(BIN)/python benchmarks/native_report.py build/native.json --plot build/native.png
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/bluetooth.py
 

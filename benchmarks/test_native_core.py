@@ -1,10 +1,13 @@
-"""The native core beside hashlib and pymerkle, on the same inputs in the same run.
+"""The native core beside Python's peers, on the same inputs in the same run.
 
-    pytest benchmarks/ --benchmark-only
+    pytest benchmarks/ --benchmark-only       two minutes
+    python benchmarks/native_report.py FILE   tables and a plot of --benchmark-json
 
-Each group is one job; each row one way to do it. Every result is compared with that of
-hashlib before its time counts. `extra_info` names CPU, compiler and backend, and how
-many items one call handles.
+Each group is one job; each row one way to do it: every backend of the core by name, and
+hashlib, pymerkle and blake3 (another hash: what leaving SHA-256 would bring) where they
+are installed. Every result of SHA-256 is compared with hashlib's before its time
+counts. `extra_info` names CPU, compiler and backend, and the items of one call. Times
+are CPU time of the thread, so that what else the machine does counts little.
 """
 
 from __future__ import annotations
@@ -12,24 +15,29 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from edge.ledger import _core, core
+from edge.ledger import batch, core
 
-RECORDS = 4096
-RECORD_SIZES = (64, 256)
+LEAF_JOBS = ((4096, 64), (4096, 256), (64, 64))  # records, bytes
+MIXED_RECORDS = 4096
+MIXED_SIZES = (20, 300)
 TREE_SIZES = (100, 1 << 16, 1 << 20)
 WHOLE_SIZE = 1 << 12  # records, where both leaves and tree are computed
 
 # Long enough for a stable median beside other work, short enough to run often.
-pytestmark = pytest.mark.benchmark(min_rounds=5, max_time=0.5, warmup=False)
+pytestmark = pytest.mark.benchmark(
+    min_rounds=5, max_time=0.5, warmup=False, timer=time.thread_time
+)
 
 
 @cache
@@ -38,11 +46,6 @@ def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.machine()
-
-
-@cache
-def compiler() -> str:
-    return bytes(_core.ffi.string(_core.lib.iomt_compiler())).decode()
 
 
 @pytest.fixture(params=core.backends())
@@ -57,7 +60,7 @@ def measure(
     benchmark: BenchmarkFixture, way: str, items: int, work: Callable[[], Any]
 ) -> Any:
     benchmark.extra_info.update(
-        cpu=cpu_name(), compiler=compiler(), backend=way, items=items
+        cpu=cpu_name(), compiler=core.report().compiler, backend=way, items=items
     )
     return benchmark(work)
 
@@ -95,37 +98,115 @@ def root_by_hashlib(hashes: bytes) -> bytes:
 # ---- Leaf hashes ----
 
 
-@pytest.mark.parametrize("size", RECORD_SIZES)
+def core_leaves(
+    benchmark: BenchmarkFixture, backend: str, records: list[bytes], ends: array[int]
+) -> None:
+    """One contiguous buffer, and an `out` that is the caller's."""
+    joined, out = b"".join(records), bytearray(32 * len(records))
+    measure(
+        benchmark, backend, len(records), lambda: core.leaf_hashes(joined, ends, out)
+    )
+    assert out == leaves_by_hashlib(records)
+
+
+@pytest.mark.parametrize(("count", "size"), LEAF_JOBS)
 class TestLeafHashes:
-    """SHA-256(0x00 || record) of 4,096 records."""
+    """SHA-256(0x00 || record) of records of one size."""
 
-    def test_core(self, benchmark: BenchmarkFixture, backend: str, size: int) -> None:
-        benchmark.group = f"leaf hashes, {RECORDS} records of {size} B"
-        records = records_of(RECORDS, size)
-        joined, ends = b"".join(records), ends_of(RECORDS, size)
-        hashes = measure(
-            benchmark, backend, RECORDS, lambda: core.leaf_hashes(joined, ends)
-        )
-        assert hashes == leaves_by_hashlib(records)
+    @pytest.fixture(autouse=True)
+    def _group(self, benchmark: BenchmarkFixture, count: int, size: int) -> None:
+        benchmark.group = f"leaf hashes, {count} records of {size} B"
 
-    def test_hashlib(self, benchmark: BenchmarkFixture, size: int) -> None:
+    def test_core(
+        self, benchmark: BenchmarkFixture, backend: str, count: int, size: int
+    ) -> None:
+        core_leaves(benchmark, backend, records_of(count, size), ends_of(count, size))
+
+    def test_hashlib(self, benchmark: BenchmarkFixture, count: int, size: int) -> None:
         """The slices are ready, so only hashing and joining are timed."""
-        benchmark.group = f"leaf hashes, {RECORDS} records of {size} B"
-        records = records_of(RECORDS, size)
-        measure(benchmark, "hashlib", RECORDS, lambda: leaves_by_hashlib(records))
+        records = records_of(count, size)
+        measure(benchmark, "hashlib", count, lambda: leaves_by_hashlib(records))
 
-    def test_pymerkle(self, benchmark: BenchmarkFixture, size: int) -> None:
+    def test_pymerkle(self, benchmark: BenchmarkFixture, count: int, size: int) -> None:
         pymerkle = pytest.importorskip("pymerkle")
-        benchmark.group = f"leaf hashes, {RECORDS} records of {size} B"
-        records = records_of(RECORDS, size)
+        records = records_of(count, size)
         leaf = pymerkle.InmemoryTree(algorithm="sha256").hash_buff
         hashes = measure(
             benchmark,
             f"pymerkle {pymerkle.__version__}",
-            RECORDS,
+            count,
             lambda: b"".join([leaf(record) for record in records]),
         )
         assert hashes == leaves_by_hashlib(records)
+
+    def test_blake3(self, benchmark: BenchmarkFixture, count: int, size: int) -> None:
+        blake3 = pytest.importorskip("blake3")
+        records, hash_ = records_of(count, size), blake3.blake3
+        measure(
+            benchmark,
+            f"blake3 {blake3.__version__}",
+            count,
+            lambda: b"".join([hash_(b"\0" + record).digest() for record in records]),
+        )
+
+
+class TestMixedLeafHashes:
+    """Records of all sizes from 20 to 300 bytes, in no order."""
+
+    GROUP = f"leaf hashes, {MIXED_RECORDS} records of 20 to 300 B"
+
+    def records(self) -> list[bytes]:
+        chance = random.Random(3)
+        return [chance.randbytes(chance.randint(*MIXED_SIZES)) for _ in range(4096)]
+
+    def test_core(self, benchmark: BenchmarkFixture, backend: str) -> None:
+        benchmark.group = self.GROUP
+        records = self.records()
+        core_leaves(
+            benchmark, backend, records, array("Q", accumulate(map(len, records)))
+        )
+
+    def test_hashlib(self, benchmark: BenchmarkFixture) -> None:
+        benchmark.group = self.GROUP
+        records = self.records()
+        measure(benchmark, "hashlib", MIXED_RECORDS, lambda: leaves_by_hashlib(records))
+
+
+# ---- A commit ----
+
+
+class TestCommit:
+    """Salts, leaf hashes and root of 256 records of 200 bytes in 100 frames."""
+
+    GROUP = "commit of 256 records of 200 B"
+    COUNT, SIZE, FRAMES = 256, 200, 100
+
+    def expected(self, records: list[bytes], keys: list[bytes]) -> bytes:
+        leaves = [
+            batch.batch_leaf(batch.salt(keys[i % self.FRAMES], i), record)
+            for i, record in enumerate(records)
+        ]
+        return batch.batch_root(leaves)
+
+    def test_core(self, benchmark: BenchmarkFixture, backend: str) -> None:
+        benchmark.group = self.GROUP
+        records, keys = records_of(self.COUNT, self.SIZE), records_of(self.FRAMES, 32)
+        size = core.SALT_SIZE + self.SIZE
+        joined = bytearray().join(bytes(core.SALT_SIZE) + one for one in records)
+        ends, joined_keys = ends_of(self.COUNT, size), b"".join(keys)
+        key_of = array("I", [i % self.FRAMES for i in range(self.COUNT)])
+        tree = measure(
+            benchmark,
+            backend,
+            self.COUNT,
+            lambda: core.batch_tree(joined, ends, joined_keys, key_of, b""),
+        )
+        assert tree.root == self.expected(records, keys)
+
+    def test_hashlib(self, benchmark: BenchmarkFixture) -> None:
+        benchmark.group = self.GROUP
+        records, keys = records_of(self.COUNT, self.SIZE), records_of(self.FRAMES, 32)
+        measure(benchmark, "hashlib", self.COUNT, lambda: self.expected(records, keys))
 
 
 # ---- Tree root ----
