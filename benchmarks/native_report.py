@@ -3,8 +3,8 @@
     pytest benchmarks --benchmark-only --benchmark-json=FILE
     python benchmarks/native_report.py FILE [--plot PNG]
 
-Times are medians of CPU time. The last column is how many times faster than hashlib, measured in
-the same run on the same inputs.
+Times are medians of CPU time. The last column is how many times faster than hashlib,
+measured in the same run on the same inputs.
 """
 
 from __future__ import annotations
