@@ -68,7 +68,7 @@ PAUSE_MAX_S = 1.0
 LEFT_OUT_TABLES = frozenset({"contract_state", "quarantine"})
 KEPT_META = (
     *("origin", "epoch", "ended-*", "kept-*", "retained.*", "contract-*"),
-    *("rollback_alarm", "frames_indexed"),
+    *("rollback_alarm", "frames_indexed", "start_hashes"),
 )
 RING_TABLES = ("patients", "episodes", "assignments", "erasures")
 WRAPPED = "wrapped"  # the column of a wrapped key, in every table that has one

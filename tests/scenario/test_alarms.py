@@ -167,10 +167,10 @@ async def test_the_commands_do_the_same(tmp_path: Path) -> None:
             *(sys.executable, "-m", "edge", *words),
             *("--config", str(tmp_path / "iomt.toml")),
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.PIPE,
         )
-        out, _ = await process.communicate()
-        return process.returncode or 0, out.decode()
+        out, said = await process.communicate()
+        return process.returncode or 0, (out or said).decode()
 
     status, out = await iomt("alarm", "list", "--json")
     assert (status, json.loads(out)["rule"]) == (0, "freeze")

@@ -172,4 +172,4 @@ def test_a_device_is_enrolled_one_way_or_the_other(
 ) -> None:
     make_gateway(tmp_path)
     assert add(tmp_path) != 0
-    assert "one of --key, --unsigned and --ble" in capsys.readouterr().err
+    assert "one of --key, --unsigned, --typed and --ble" in capsys.readouterr().err

@@ -101,7 +101,7 @@ async def test_a_typed_value_says_that_it_was_and_by_whom(tmp_path: Path) -> Non
         ({"metric": "acvpu", "value": "X"}, "one of A C P U V"),
         ({"metric": "heart_rate", "value": "fast"}, "no number"),
         ({"metric": "heart_rate", "value": "NaN"}, "no number"),
-        ({"metric": "heart_rate", "value": "70", "unit": "Hz"}, "unknown-unit"),
+        ({"metric": "heart_rate", "value": "70", "unit": "mm"}, "unknown-unit"),
         ({"metric": "heart_rate", "value": "70", "actor": "a b"}, "--as 'a b'"),
         ({"metric": "heart_rate", "value": "70", "device": "nobody"}, "unknown-device"),
         ({"metric": "heart_rate", "value": "70", "device": "monitor"}, "enrolled as"),
