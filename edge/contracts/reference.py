@@ -410,6 +410,11 @@ class Reference:
         self._subjects: dict[tuple[str, str], _Subject] = {}
         self._now_ms = -1
 
+    @property
+    def contracts(self) -> list[Contract]:
+        """Those at work, in their order."""
+        return self._contracts
+
     def observe(
         self,
         received_ms: int,
@@ -513,6 +518,46 @@ class Reference:
                 fired += self._touch(subject, now_ms, action)
                 fired += subject.evaluate(now_ms)
         return fired
+
+    def activate(self, now_ms: int, contract: Contract) -> list[Firing]:
+        """Have a contract from now on, in place of the one of its name."""
+        fired = self.advance(now_ms)
+        old = [one for one in self._contracts if one.name == contract.name]
+        others = [one for one in self._contracts if one.name != contract.name]
+        if old and not (contract.carry and contract.schema == old[0].schema):
+            fired += self._end(
+                old[0], now_ms, f"replaced by version {contract.version}"
+            )
+        self._contracts = sorted([*others, contract], key=lambda one: one.name)
+        for (name, _), subject in sorted(self._subjects.items()):
+            if name == contract.name:
+                subject.contract = contract
+                fired += subject.evaluate(now_ms)
+        return fired
+
+    def deactivate(self, now_ms: int, digest: bytes) -> list[Firing]:
+        """Have a contract no more, by its hash."""
+        fired = self.advance(now_ms)
+        for one in self._contracts:
+            if one.hash == digest:
+                fired += self._end(one, now_ms, "the contract is not active any more")
+        self._contracts = [one for one in self._contracts if one.hash != digest]
+        return fired
+
+    def _end(self, contract: Contract, now_ms: int, detail: str) -> list[Firing]:
+        """End all that the contract has started, and forget what it knew."""
+        fired = []
+        for place, subject in sorted(self._subjects.items()):
+            if place[0] != contract.name:
+                continue
+            del self._subjects[place]
+            for rule, life in zip(contract.rules, subject.lives, strict=True):
+                if life.phase in ("active", "latched", "inhibited"):
+                    fired.append(subject.firing(rule, rule.name, "end", now_ms))
+                if life.lost:
+                    label = rule.on_unknown or ""
+                    fired.append(subject.firing(rule, label, "end", now_ms))
+        return [replace(one, detail=detail) for one in fired]
 
     def _set(self, contract: Contract, now_ms: int, action: Action) -> list[Firing]:
         for index, param in enumerate(contract.params):

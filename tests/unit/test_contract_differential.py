@@ -135,6 +135,44 @@ def test_the_machine_does_what_the_reference_says(
     assert len(seen) > 12, seen
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_contracts_that_come_and_go_are_the_same_to_both(seed: int) -> None:
+    """Suspended, resumed, and replaced by versions that carry the state or reset it."""
+    text, cold = (
+        (VECTORS / f"{one}.toml").read_text() for one in ("everything", "cold")
+    )
+    head = 'version  = 1\nengine   = "rules/1"'
+    assert head in text
+    assert 'when     = "heart > 100"' in text
+    versions = [
+        load(
+            text.replace(head, f'{head}\nstate = "{state}"').replace(
+                'when     = "heart > 100"', f'when     = "heart > {limit}"'
+            ),
+            "everything.toml",
+        )
+        for state in ("carry", "reset")
+        for limit in (70, 100, 120)
+    ]
+    life, seen = Life(1000 + seed), Counter[str]()
+    machine = Machine([versions[0], load(cold, "cold.toml")])
+    reference = Reference(machine.contracts)
+    for number in range(300):
+        kind, arguments = life.step()
+        if life.chance.random() < 0.06:
+            kind, version = "activate", life.chance.choice(versions)
+            arguments = life.at_ms, version
+            if life.chance.random() < 0.3:
+                kind, arguments = "deactivate", (life.at_ms, version.hash)
+        ours = getattr(machine, kind)(*arguments)
+        theirs = getattr(reference, kind)(*arguments)
+        assert by_subject(ours) == by_subject(theirs), (seed, number, kind, arguments)
+        seen.update((kind, *(f"{kind} {one.phase} {one.detail}" for one in ours)))
+    assert machine.contracts == reference.contracts
+    assert seen["deactivate"]
+    assert any("end replaced by" in one for one in seen)
+
+
 def test_the_random_lives_are_not_hollow(contracts: list[Contract]) -> None:
     """Every phase of every kind of rule happens somewhere in them."""
     seen: Counter[str] = Counter()
