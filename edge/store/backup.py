@@ -68,7 +68,9 @@ PAUSE_MAX_S = 1.0
 LEFT_OUT_TABLES = frozenset({"contract_state", "quarantine"})
 KEPT_META = (
     *("origin", "epoch", "ended-*", "kept-*", "retained.*", "contract-*"),
-    *("rollback_alarm", "frames_indexed", "start_hashes"),
+    *("contract_log", "rollback_alarm", "frames_indexed", "start_hashes"),
+    "outbox_released",  # or a restore would show every alarm that is kept once more
+    *("tls-*", "password-*", "device-keys-*"),  # hashes and public keys: no secret
 )
 RING_TABLES = ("patients", "episodes", "assignments", "erasures")
 WRAPPED = "wrapped"  # the column of a wrapped key, in every table that has one
