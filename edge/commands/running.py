@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 from pathlib import Path
 
 from edge.commands.place import Commands
+
+
+# Objects that are made before the collector looks at the young ones (Python: 700, so that
+# each few messages it looks at all that wait for their commit). Some megabytes at most.
+YOUNG_COUNT = 20_000
 
 
 def add_to(commands: Commands) -> None:
@@ -71,6 +77,7 @@ def _run(options: argparse.Namespace) -> int:
             ", ".join(doors) or "no door",
             running.core.intake.tree_size,
         )
+        _ease_collector()
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -80,6 +87,17 @@ def _run(options: argparse.Namespace) -> int:
 
     asyncio.run(serve())
     return 0
+
+
+def _ease_collector() -> None:
+    """Have the garbage collector pass over what the start has made: it stays.
+
+    Messages make no cycles of objects, but they make it look. With this a signed reading
+    takes a fourteenth less CPU time (benchmarks/gateway.py, 100 connections, window 20).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_COUNT, *gc.get_threshold()[1:])
 
 
 def _demo(options: argparse.Namespace) -> int:
