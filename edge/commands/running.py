@@ -11,9 +11,8 @@ from pathlib import Path
 
 from edge.commands.place import Commands
 
-
-# Objects that are made before the collector looks at the young ones (Python: 700, so that
-# each few messages it looks at all that wait for their commit). Some megabytes at most.
+# Objects that are made before the collector looks at the young ones. Python's 700 have it
+# look every few messages at all that wait for their commit. A few megabytes at most.
 YOUNG_COUNT = 20_000
 
 
@@ -92,8 +91,8 @@ def _run(options: argparse.Namespace) -> int:
 def _ease_collector() -> None:
     """Have the garbage collector pass over what the start has made: it stays.
 
-    Messages make no cycles of objects, but they make it look. With this a signed reading
-    takes a fourteenth less CPU time (benchmarks/gateway.py, 100 connections, window 20).
+    Messages make no cycles of objects, but they make it look. A signed reading takes a
+    fourteenth less CPU time so (benchmarks/gateway.py, 100 connections, window 20).
     """
     gc.collect()
     gc.freeze()
