@@ -119,11 +119,13 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None) -> st
 # ---- The program ----
 
 
-def build(directory: Path, compiler: str, openssl: Sequence[str]) -> Path:
+def build(
+    directory: Path, compiler: str, openssl: Sequence[str], name: str = "arm_work"
+) -> Path:
     """Compiles core and work; `openssl` is what the compiler needs for libcrypto."""
-    program = directory / "arm_work"
+    program = directory / name
     sources = sorted(str(path) for path in (PROJECT / "native").glob("*.c"))
-    work = str(PROJECT / "benchmarks" / "arm_work.c")
+    work = str(PROJECT / "benchmarks" / f"{name}.c")
     include = f"-I{PROJECT / 'native'}"
     command = [compiler, *FLAGS, include, *sources, work, *openssl]
     run([*command, "-o", str(program)])

@@ -35,7 +35,7 @@ BURST_TOKENS = PACES["ssd"].burst
 REFILL_PER_S = PACES["ssd"].refill_per_s
 IDLE_READINGS_PER_S = 2.0
 
-SIGNED_PER_S = 9_000  # of a load without end: a faster gateway ends it earlier
+SIGNED_PER_S = 24_000  # of a load without end: a faster gateway ends it earlier
 SIGNED_MARGIN = 1.3
 
 

@@ -31,6 +31,7 @@ from edge.errors import Reason, RefusedError
 from edge.ledger import core
 from edge.ledger.device_key import EDDSA, algorithm_of
 from edge.model import (
+    NO_FLAGS,
     Arrival,
     Attestation,
     Event,
@@ -64,8 +65,7 @@ class _Taken(NamedTuple):
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A message that becomes a record."""
 
     device: Device
@@ -107,7 +107,10 @@ class Admission:
 
     def window(self, device: Device) -> SequenceWindow:
         """The sequences of a device."""
-        return self._windows.setdefault(device.id, SequenceWindow())
+        window = self._windows.get(device.id)
+        if window is None:
+            window = self._windows[device.id] = SequenceWindow()
+        return window
 
     def decide(
         self, arrivals: Sequence[Arrival], received_ms: int, *, synced: bool
@@ -208,8 +211,10 @@ class Admission:
                     f"signed for {envelope.device}/{envelope.stream}, published "
                     f"to {arrival.device}/{arrival.stream}",
                 )
-            repeated = self._sequence(device, envelope.sequence, arrival.payload)
+            digest = digest_of(arrival.payload)
+            repeated = self._sequence(device, envelope.sequence, digest)
         else:
+            digest = b""
             repeated = self._repeat(device, arrival, received_ms, opened)
         if repeated is not None:
             return repeated
@@ -218,7 +223,6 @@ class Admission:
             flags |= Flag.BACKLOG
         gap = None
         if envelope is not None:
-            digest = digest_of(arrival.payload)
             gap = self.window(device).accept(envelope.sequence, digest)
         elif device.kind is DeviceKind.UNSIGNED or _may_come_again(arrival, opened):
             self._note_repeat(device, arrival, received_ms)
@@ -226,26 +230,23 @@ class Admission:
         if arrival.mapping:
             original = mapped.original(original, arrival.mapping)
         record = Record(
-            kind=Kind.READING,
-            received_ms=received_ms,
-            original=original,
-            device=device.name,
-            stream=envelope.stream if envelope is not None else arrival.stream,
-            attestation=(
-                Attestation.DEVICE if envelope is not None else Attestation.GATEWAY
-            ),
-            link=arrival.link,
-            address=arrival.address,
-            flags=flags,
-            assignment=device.assignment.ref if device.assignment else None,
+            Kind.READING,
+            received_ms,
+            original,
+            device.name,
+            envelope.stream if envelope is not None else arrival.stream,
+            Attestation.DEVICE if envelope is not None else Attestation.GATEWAY,
+            arrival.link,
+            flags,
+            device.assignment.ref if device.assignment else None,
+            arrival.address,
         )
         return Admitted(device, record, opened.readings, gap)
 
     def _sequence(
-        self, device: Device, sequence: int, payload: bytes
+        self, device: Device, sequence: int, digest: bytes
     ) -> Repeated | None:
         window = self.window(device)
-        digest = digest_of(payload)
         novelty = window.classify(sequence, digest)
         if novelty is Novelty.UNVERIFIED and not window.recalled:
             window.recall(self._recalled_hashes(device))
@@ -344,8 +345,7 @@ class Admission:
             del taken[next(iter(taken))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(NamedTuple):
     """A message that decodes; its signature is not checked yet."""
 
     device: Device
@@ -430,7 +430,7 @@ def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
 
 def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
     """The record's flags; refuses a device time that cannot be."""
-    flags = Flag(0)
+    flags = NO_FLAGS
     if not synced:
         flags |= Flag.UNSYNCED
     if opened.device.kind is DeviceKind.TYPED:

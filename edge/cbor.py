@@ -62,6 +62,29 @@ def array_head(count: int) -> bytes:
     return bytes(out)
 
 
+def map_head(count: int) -> bytes:
+    """What stands before the pairs of a map."""
+    out = bytearray()
+    _head(_MAP, count, out)
+    return bytes(out)
+
+
+def bytes_head(size: int) -> bytes:
+    """What stands before the content of a byte string."""
+    if 24 <= size < 0x100:
+        return b"\x58%c" % size
+    out = bytearray()
+    _head(_BYTES, size, out)
+    return bytes(out)
+
+
+def integer(number: int) -> bytes:
+    """The encoding of a number; quick for a time in ms."""
+    if 0x100000000 <= number < 0x10000000000000000:
+        return b"\x1b" + number.to_bytes(8, "big")
+    return encode(number)
+
+
 def encode(item: object) -> bytes:
     """The one deterministic encoding of `item`.
 

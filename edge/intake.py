@@ -257,7 +257,7 @@ class Intake:
     def _take(self, admitted: Admitted) -> Outcome:
         record, window = admitted.record, None
         if record.attestation is Attestation.DEVICE:
-            window = self._admission.window(admitted.device).encode()
+            window = self._admission.window(admitted.device)
         outcome = self._open.take(admitted, window)
         self._open.fire(self.evaluator.feed(record, admitted.readings), record)
         return outcome
@@ -469,6 +469,7 @@ class Intake:
         batch.clock_synced = self._clock.synced
         batch.outbox_done, self._outbox_released = self._outbox_released, 0
         batch.number = self._batch_number
+        opened.end()
         batch.steps += [step for ask in self.before_commit if (step := ask())]
         if batch.has_leaves:
             self._batch_number += 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from edge.admission import Admitted, Repeated
-from edge.devices.registry import Device, Registry
+from edge.devices.registry import Device, Registry, SequenceWindow
 from edge.errors import Reason, RefusedError
 from edge.ledger.batch import reading_id
 from edge.model import (
@@ -31,16 +31,22 @@ from edge.model import (
     LiveReading,
     Outcome,
     Record,
+    Source,
     Verdict,
 )
 from edge.store.commit import Batch, Class, Committed, Refusal, Slot, SqlValue, Writer
 
 DETAIL_LENGTH_MAX = 300
 _COUNTERS = {
-    Verdict.COMMITTED: "committed",
-    Verdict.DUPLICATE: "duplicates",
-    Verdict.REFUSED: "refused",
+    (source, verdict): ("received", f"{source}.received", name, f"{source}.{name}")
+    for source in Source
+    for verdict, name in (
+        (Verdict.COMMITTED, "committed"),
+        (Verdict.DUPLICATE, "duplicates"),
+        (Verdict.REFUSED, "refused"),
+    )
 }
+_COMMITTED = Outcome(Verdict.COMMITTED)
 
 
 @dataclass(slots=True)
@@ -99,16 +105,16 @@ class OpenBatch:
     deliver: bool = False  # firings go to the webhook, too
     wants_receipt: Callable[[Arrival], bool] | None = None
     answered: list[Answered] = field(default_factory=list)
+    _windows: dict[int, SequenceWindow] = field(default_factory=dict)
     _last_leaf: int = 0  # of the message that was taken last
     _readings: list[LiveReading] = field(default_factory=list)
     _firings: list[tuple[Firing, str | None, int]] = field(default_factory=list)
 
     def answer(self, arrival: Arrival, outcome: Outcome) -> None:
         """Count a message and keep its answer for after the commit."""
-        counts, what = self.batch.counts, _COUNTERS[outcome.verdict]
-        for name in ("received", what):
+        counts = self.batch.counts
+        for name in _COUNTERS[arrival.source, outcome.verdict]:
             counts[name] += 1
-            counts[f"{arrival.source}.{name}"] += 1
         self.settles.append((arrival.settle, outcome))
         if self.wants_receipt is not None and self.wants_receipt(arrival):
             committed = outcome.verdict is Verdict.COMMITTED
@@ -117,8 +123,12 @@ class OpenBatch:
                 Answered(arrival.device, arrival.payload, outcome, leaf)
             )
 
-    def take(self, admitted: Admitted, window: bytes | None) -> Outcome:
-        """A message becomes a record; `window` is its device's new dedupe state."""
+    def take(self, admitted: Admitted, window: SequenceWindow | None) -> Outcome:
+        """A message becomes a record; `window` has noted its sequence, if it has one.
+
+        What the window then holds is stored as it stands when the commit begins: by
+        then it has noted the sequences of this batch and no others.
+        """
         record, device = admitted.record, admitted.device
         assignment = device.assignment
         slot = Slot(
@@ -131,22 +141,22 @@ class OpenBatch:
         if admitted.gap is not None:
             self._note_gap(record, slot._replace(retention=Class.EVENTS), admitted.gap)
         if window is not None:
-            self.batch.sequences[device.id] = window
+            self._windows[device.id] = window
         ref = assignment.patient_ref.hex() if assignment else ""
         patient = self.patients.name_of(ref)
         self._readings += [
             LiveReading(
-                device=device.name,
-                patient=patient,
-                link=record.link or "",
-                attestation=record.attestation,
-                flags=record.flags,
-                received_ms=record.received_ms,
-                reading=reading,
+                device.name,
+                patient,
+                record.link or "",
+                record.attestation,
+                record.flags,
+                record.received_ms,
+                reading,
             )
             for reading in admitted.readings
         ]
-        return Outcome(Verdict.COMMITTED)
+        return _COMMITTED
 
     def _note_gap(self, after: Record, slot: Slot, gap: tuple[int, int]) -> None:
         first, last = gap
@@ -233,6 +243,11 @@ class OpenBatch:
         if change.applied is not None:
             self.applied.append(change.applied)
         self.urgent = True
+
+    def end(self) -> None:
+        """The commit begins: note how its devices' sequences stand now."""
+        for device, window in self._windows.items():
+            self.batch.sequences[device] = window.encode()
 
     def report(
         self, boot_id: bytes, committed: Committed, totals: Mapping[str, int]

@@ -8,7 +8,7 @@ record a finding. What a person did to an alarm or a param takes effect at its r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 
 from edge import cbor
@@ -71,15 +71,16 @@ class Evaluator:
         patient = patient_ref.hex() if patient_ref else None
         for reading in readings:
             known = reading.known()
-            values: Mapping[str, Decimal | str] = {**known, **reading.texts}
+            values: Mapping[str, Decimal | str] = known
+            if reading.texts:
+                values = {**known, **reading.texts}
             if live(record, reading):
                 firings += self.machine.observe(
                     record.received_ms,
                     record.device,
                     patient,
                     values,
-                    unknown=(reading.values.keys() | reading.implausible)
-                    - known.keys(),
+                    _unknown(reading, known),
                 )
             else:
                 time_ms = record.received_ms
@@ -104,6 +105,13 @@ class Evaluator:
             subject = f"device:{record.device}"
             firings += self.machine.release(record.received_ms, subject)
         return firings
+
+
+def _unknown(reading: Reading, known: Mapping[str, Decimal]) -> Collection[str]:
+    """The metrics that a reading names and that nobody may rely on."""
+    if known is reading.values and not reading.implausible:
+        return ()
+    return (reading.values.keys() | reading.implausible) - known.keys()
 
 
 def encode_step(step: Step, sequence: int, contract: bytes) -> bytes:

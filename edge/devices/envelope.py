@@ -33,10 +33,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from edge import cbor
 from edge.devices.metrics import BY_KEY, BY_NAME, make_reading
@@ -51,6 +50,7 @@ OFFSET_MS_MIN = -2_592_000_000  # 30 days
 EXPONENT_MAX = 9
 KID_SIZE = 8
 SIGNATURE_SIZE = 64
+PAIRS_KEPT = 8192
 TAG_DECIMAL_FRACTION = 4
 EXTERNAL_AAD = b"iomt/reading/v1"
 
@@ -84,10 +84,10 @@ _METRIC_NAMES = {key: metric.name for key, metric in BY_KEY.items()}
 _LETTER_KEYS = frozenset(key for key, metric in BY_KEY.items() if metric.letters)
 _EXACT = Context(prec=28)  # a mantissa has at most 20 digits: nothing is ever rounded
 _NO_TEXTS: Mapping[str, str] = {}
+_NONE_IMPLAUSIBLE: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What an envelope says; nothing in it is verified yet.
 
     `signed_bytes` is what `signature` (64 bytes) has to be over. The readings' times
@@ -106,6 +106,7 @@ class Envelope:
     algorithm: int = EDDSA
 
 
+@lru_cache(maxsize=4096)  # more than one gateway has devices
 def kid_of(public_key: bytes) -> bytes:
     """The key identifier of a public key as it is enrolled (32 or 65 bytes)."""
     return hashlib.sha256(public_key).digest()[:KID_SIZE]
@@ -142,26 +143,158 @@ def parse(data: bytes) -> Envelope:
             f"signature must end the envelope at byte {signature_at + SIGNATURE_SIZE},"
             f" which ends at byte {len(data)}"
         )
-    try:
-        payload = cbor.decode(data[payload_start:payload_end])
-    except RejectError as error:
-        raise _malformed(f"payload: {error}") from error
-    fields = _fields(payload)
-    device_time_ms = fields[_DEVICE_TIME]
+    said = _usual(data, payload_start, payload_end)
+    if said is None:
+        said = _any(data[payload_start:payload_end])
     return Envelope(
-        kid=data[KID_AT:_UNPROTECTED_AT],
-        signed_bytes=_SIGNED_PREFIX
+        data[KID_AT:_UNPROTECTED_AT],
+        _SIGNED_PREFIX
         + data[len(_COSE_SIGN1) : _UNPROTECTED_AT]
         + _SIGNED_AAD
         + data[_PAYLOAD_AT:payload_end],
-        signature=data[signature_at:],
-        device=fields[_DEVICE],
-        stream=fields[_STREAM],
-        sequence=fields[_SEQUENCE],
-        device_time_ms=device_time_ms,
-        readings=_readings(fields[_READINGS], device_time_ms),
-        backlog=_BACKLOG in fields,
-        algorithm=algorithm,
+        data[signature_at:],
+        *said,
+        algorithm,
+    )
+
+
+# ---- The payload ----
+
+_Said: TypeAlias = tuple[str, str, int, int, tuple[Reading, ...], bool]
+
+
+def _usual(data: bytes, at: int, end: int) -> _Said | None:
+    """What the payload in data[at:end] says; None where it is not of the usual kind.
+
+    Usual is a map of the keys 1 to 5, up to 23 readings without offsets, and of metrics
+    1 to 23 those that are numbers. It is read in one pass, with no check left out:
+    what this takes, `_any` takes too and says the same of it. All else is for `_any`.
+    """
+    try:
+        if not data.startswith(_USUAL_HEAD, at):
+            return None
+        device, at = _usual_text(data, at + len(_USUAL_HEAD))
+        if data[at] != _STREAM:
+            return None
+        stream, at = _usual_text(data, at + 1)
+        if data[at] != _SEQUENCE:
+            return None
+        sequence, at = _usual_number(data, at + 1)
+        if data[at] != _DEVICE_TIME:
+            return None
+        device_time_ms, at = _usual_number(data, at + 1)
+        count = data[at + 1] - 0x80
+        if data[at] != _READINGS or not 0 < count < 24:
+            return None
+        at += 2
+        readings = []
+        for _ in range(count):
+            reading, at = _usual_reading(data, at, device_time_ms)
+            readings.append(reading)
+    except (IndexError, ValueError):
+        return None
+    if at != end:  # an item that went beyond the payload ends up here, too
+        return None
+    return device, stream, sequence, device_time_ms, tuple(readings), False
+
+
+_USUAL_HEAD = bytes((0xA5, _DEVICE))
+# By the first byte of an unsigned integer: its size, and the least number of that size.
+_NUMBERS = {0x18: (2, 24), 0x19: (3, 1 << 8), 0x1A: (5, 1 << 16), 0x1B: (9, 1 << 32)}
+# By the first byte of an integer of any sign: its size, or 0 where it begins none.
+_INTEGER_SIZES = bytes(
+    (1 if low < 24 else (2, 3, 5, 9)[low - 24] if low < 28 else 0) * (head < 0x40)
+    for head, low in ((head, head & 31) for head in range(256))
+)
+_FRACTION_HEAD = 0xC0 | TAG_DECIMAL_FRACTION
+
+
+def _usual_text(data: bytes, at: int) -> tuple[str, int]:
+    """The text at `at` and where it ends; ValueError where it is no name's."""
+    size = data[at] - 0x60
+    at += 1
+    if size == 24:
+        size = data[at]
+        at += 1
+        if size < 24:
+            raise ValueError("a length not in its shortest form")
+    elif not 0 <= size < 24:
+        raise ValueError("no text of up to 255 bytes")
+    return data[at : at + size].decode(), at + size
+
+
+def _usual_number(data: bytes, at: int) -> tuple[int, int]:
+    """The unsigned number at `at` and where it ends; ValueError where there is none."""
+    head = data[at]
+    if head < 24:
+        return head, at + 1
+    size, least = _NUMBERS.get(head, (0, 0))
+    number = int.from_bytes(data[at + 1 : at + size], "big")
+    if number < least or not size:
+        raise ValueError("no number in its shortest form")
+    return number, at + size
+
+
+def _usual_reading(data: bytes, at: int, time_ms: int) -> tuple[Reading, int]:
+    """The reading at `at` and where it ends; ValueError where it is not usual."""
+    count = data[at] - 0xA0
+    if not 0 < count < 24:
+        raise ValueError("no map of 1 to 23 pairs")
+    at += 1
+    values: dict[str, Decimal] = {}
+    implausible = _NONE_IMPLAUSIBLE
+    before = _OFFSET
+    for _ in range(count):
+        key, head = data[at], data[at + 1]
+        if not before < key < 24:
+            raise ValueError("keys are not in order, or none of a number's")
+        before = key
+        if head == _FRACTION_HEAD:
+            end = at + 4 + _INTEGER_SIZES[data[at + 4]]
+        else:
+            end = at + 1 + _INTEGER_SIZES[head]
+        found = _pair(data[at:end])  # which looks at every byte, so `end` may be wrong
+        if found is None:
+            raise ValueError("not one number")
+        name, number, is_plausible = found
+        values[name] = number
+        if not is_plausible:
+            implausible |= {name}
+        at = end
+    return Reading(time_ms, values, _NO_TEXTS, implausible), at
+
+
+@lru_cache(maxsize=PAIRS_KEPT)  # a ward's values repeat: most are found here
+def _pair(pair: bytes) -> tuple[str, Decimal, bool] | None:
+    """A metric's name, number and whether that is plausible; None for all else."""
+    try:
+        key, at = cbor.decode_at(pair, 0)
+        value, at = cbor.decode_at(pair, at)
+        if at != len(pair) or key == _OFFSET:
+            return None
+        reading = _reading({key: value}, 0, 0)
+    except (RejectError, RefusedError):
+        return None
+    for name, number in reading.values.items():
+        return name, number, not reading.implausible
+    return None  # a letter
+
+
+def _any(payload: bytes) -> _Said:
+    """What any payload says; RefusedError with the field and place that is wrong."""
+    try:
+        decoded = cbor.decode(payload)
+    except RejectError as error:
+        raise _malformed(f"payload: {error}") from error
+    fields = _fields(decoded)
+    device_time_ms = fields[_DEVICE_TIME]
+    return (
+        fields[_DEVICE],
+        fields[_STREAM],
+        fields[_SEQUENCE],
+        device_time_ms,
+        _readings(fields[_READINGS], device_time_ms),
+        _BACKLOG in fields,
     )
 
 

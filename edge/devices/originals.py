@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edge.devices import envelope, mapped, senml
 from edge.devices.profiles import PROFILES
 from edge.errors import Reason, RefusedError
-from edge.model import Attestation, Flag, Reading, Record
+from edge.model import NO_FLAGS, Attestation, Flag, Reading, Record
 
 ENVELOPE_FIRST_BYTE = 0xD2  # no JSON text in UTF-8 begins with it
 LATE_MS = 60_000  # docs/wire-format.md section 3
@@ -74,10 +74,12 @@ def live(record: Record, reading: Reading) -> bool:
     counts. Nor does the time of a BLE device by itself, for it has no zone: the source
     has compared the device's clock and marked what is old as backlog.
     """
-    if Flag.BACKLOG in record.flags:
+    flags = record.flags
+    if flags is not NO_FLAGS and Flag.BACKLOG in flags:
         return False
     if record.link in BLE_LINKS and record.attestation is not Attestation.DEVICE:
         return True
-    if Flag.UNSYNCED in record.flags or reading.time_ms is None:
+    unsynced = flags is not NO_FLAGS and Flag.UNSYNCED in flags
+    if unsynced or reading.time_ms is None:
         return True
     return record.received_ms - reading.time_ms <= LATE_MS

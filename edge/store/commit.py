@@ -71,6 +71,7 @@ class Slot(NamedTuple):
 
 
 _SALT_ROOM = bytes(core.SALT_SIZE)
+_PAIR = cbor.array_head(2)
 GATEWAY_SLOT = Slot(0, 0, 0, Class.GATEWAY)
 
 
@@ -166,11 +167,13 @@ class _Episode:
 
 @dataclass(slots=True)
 class _Frame:
+    """Records of one slot, each an encoded pair of its leaf index and its bytes."""
+
     number: int  # of its salt key, in this batch
     episode: _Episode
     retention: Class
     salt_key: bytes
-    records: list[tuple[int, bytes]] = field(default_factory=list)
+    records: list[bytes] = field(default_factory=list)
 
 
 def partial_tile(connection: apsw.Connection, level: int, size: int) -> bytes:
@@ -427,7 +430,8 @@ class Writer:
                 episode = self._episode(slot, batch.time_ms)
                 frame = _Frame(len(frames), episode, slot.retention, vault.new_key())
                 frames[slot] = frame
-            frame.records.append((index, record))
+            head = _PAIR + cbor.integer(index) + cbor.bytes_head(len(record))
+            frame.records.append(head + record)
             key_of.append(frame.number)
             salted += _SALT_ROOM
             salted += record
@@ -451,7 +455,8 @@ class Writer:
         return body, tree.leaf_hashes, sealed
 
     def _seal_frame(self, batch: Batch, frame: _Frame) -> tuple[int, int, bytes]:
-        plain = cbor.encode([frame.salt_key, frame.records])
+        head = _PAIR + cbor.encode(frame.salt_key) + cbor.array_head(len(frame.records))
+        plain = b"".join([head, *frame.records])
         associated = frame_associated(
             self._boot_id, batch.number, frame.episode.ref, frame.retention
         )

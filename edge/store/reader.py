@@ -326,8 +326,13 @@ class Reader:
         return int(highest)
 
     def forgotten_until(self) -> tuple[int, int]:
-        """(when the newest erasure began, the newest batch a retention passed)."""
-        [(erased_ms,)] = rows(self._connection, "SELECT MAX(started_ms) FROM erasures")
+        """(until when an erasure took records, the newest batch a retention passed).
+
+        An erasure takes what its own intent's commit holds, too, which is later than
+        the moment that it began.
+        """
+        query = "SELECT MAX(COALESCE(completed_ms, started_ms)) FROM erasures"
+        [(erased_ms,)] = rows(self._connection, query)
         [(batch,)] = rows(
             self._connection,
             "SELECT MAX(value) FROM meta WHERE key LIKE 'retained.%'",

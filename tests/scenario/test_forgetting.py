@@ -281,6 +281,21 @@ async def test_after_an_erasure_nothing_of_the_patient_opens_and_the_rest_verifi
     assert (total.erased > 0, total.lost, total.altered) == (True, 0, 0)
 
 
+async def test_what_the_intents_own_commit_held_is_erased_and_not_lost(
+    tmp_path: Path,
+) -> None:
+    """The commit may come some ms after the moment that the erasure says it began."""
+    settings = trusted_clock(tmp_path)
+    async with two_patients(settings) as (core, mail):
+        await readings(mail)
+        await core.forgetting.erase_patient("Anna")
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    connection.execute("UPDATE erasures SET started_ms = started_ms - 1")
+    connection.close()
+    report = check(reader_of(settings), time.time_ns() // 1_000_000)
+    assert not report.damaged, report.problems
+
+
 async def test_no_byte_of_what_was_destroyed_stays_on_the_disk(tmp_path: Path) -> None:
     """Sealed frames, wrapped keys and the sealed name: overwritten, in file and WAL."""
     settings = trusted_clock(tmp_path)

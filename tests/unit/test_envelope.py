@@ -19,7 +19,7 @@ from nacl.signing import SigningKey, VerifyKey
 from edge import cbor
 from edge.devices import envelope
 from edge.devices.metrics import BY_NAME, METRICS, make_reading
-from edge.errors import Reason, RefusedError
+from edge.errors import Reason, RefusedError, RejectError
 from edge.model import Reading
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "envelope"
@@ -418,6 +418,7 @@ def test_a_payload_of_the_wrong_shape_is_refused_and_nothing_else(
 
 def parses_or_refuses(data: bytes) -> None:
     """An accepted envelope is also the only encoding of what it says."""
+    read_quickly_or_not(data)
     try:
         found = envelope.parse(data)
     except RefusedError as error:
@@ -429,6 +430,80 @@ def parses_or_refuses(data: bytes) -> None:
         return
     assert refused.reason in (Reason.MALFORMED, Reason.TOO_LARGE)
     assert refused.detail.isprintable()
+
+
+def read_quickly_or_not(data: bytes) -> bool:
+    """Whether the quick reader takes the payload; the thorough one then says the same,
+    to the digits of every number."""
+    try:
+        start, end = envelope.payload_span(data)
+    except RejectError:
+        return False
+    quick = envelope._usual(data, start, end)
+    if quick is None:
+        return False
+    thorough = envelope._any(data[start:end])
+    assert quick == thorough
+    for ours, theirs in zip(quick[4], thorough[4], strict=True):
+        assert repr(ours) == repr(theirs)  # 1.20 is not 1.2
+    return True
+
+
+USUAL = {
+    1: "bed-1",
+    2: "vitals",
+    3: 70_000,
+    4: 1_790_000_000_000,
+    5: [
+        {1: 72, 3: cbor.Tag(4, [-1, 365]), 7: 300, 16: 1},
+        {2: 97, 9: cbor.Tag(4, [2, 1])},
+    ],
+}
+
+
+def test_every_byte_of_a_usual_payload_changed_to_every_other_is_judged_alike() -> None:
+    """No change may make the quick reader take what the thorough one refuses."""
+    good = bytearray(enveloped(cbor.encode(USUAL).hex()))
+    assert read_quickly_or_not(bytes(good))
+    start, end = envelope.payload_span(bytes(good))
+    taken = 0
+    for at in range(start, end):
+        right = good[at]
+        for other in range(256):
+            good[at] = other
+            taken += read_quickly_or_not(bytes(good))
+        good[at] = right
+    assert taken > 256  # letters of a name, digits of a number
+
+
+@given(st.data(), st.text("abc-", max_size=30), st.integers(0, 2**64 - 1), TIMES)
+def test_what_devices_usually_send_is_read_quickly(
+    data: st.DataObject, name: str, sequence: int, time_ms: int
+) -> None:
+    usual = [
+        metric.name for metric in METRICS if metric.key < 24 and not metric.letters
+    ]
+    values = st.dictionaries(st.sampled_from(usual), NUMBERS, min_size=1)
+    sent = data.draw(st.lists(values, min_size=1, max_size=4))
+    octets = envelope.build(
+        *(name, "s", sequence, time_ms, [make_reading(time_ms, one) for one in sent]),
+        kid=KID,
+        sign=lambda _: SIGNATURE,
+    )
+    assert read_quickly_or_not(octets)
+
+
+@given(st.data())
+def test_a_usual_payload_that_is_cut_or_spoilt_is_judged_alike(
+    data: st.DataObject,
+) -> None:
+    payload = bytearray(cbor.encode(USUAL))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(payload) - 1))
+        more = data.draw(st.binary(max_size=9))
+        payload[at : at + data.draw(st.integers(0, 9))] = more
+        payload = payload or bytearray(1)
+    read_quickly_or_not(enveloped(payload.hex()))
 
 
 def test_what_an_envelope_cannot_say_is_a_mistake_of_the_caller() -> None:

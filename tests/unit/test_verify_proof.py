@@ -270,7 +270,7 @@ def test_a_false_claim_of_a_devices_signature_is_refused(
     changes: dict[str, object], reason: str, tmp_path: Path
 ) -> None:
     """The gateway committed to it and the log is sound: the claim is still false."""
-    path = proof_of(replace(GOOD, **changes), tmp_path)  # type: ignore[arg-type]
+    path = proof_of(GOOD._replace(**changes), tmp_path)  # type: ignore[arg-type]
     report = verify.verify_proof(path, VKEY, device_key=DEVICE_KEY)
     assert report.verdict is Verdict.REFUSED, report.lines()
     assert reason in report.reason
@@ -290,7 +290,7 @@ def test_a_signature_of_another_purpose_is_none_of_a_reading(tmp_path: Path) -> 
     ):
         signed = cbor.encode(["Signature1", HEADER, aad, PARTS.value[2]])
         changed = original(signature=ledger_files.DEVICE_KEY.sign(signed))
-        path = proof_of(replace(GOOD, original=changed), tmp_path)
+        path = proof_of(GOOD._replace(original=changed), tmp_path)
         report = verify.verify_proof(path, VKEY, device_key=DEVICE_KEY)
         assert report.verdict is verdict
 
@@ -306,7 +306,7 @@ def test_the_auditors_reader_agrees_with_the_gateways() -> None:
     )
 
 
-GATEWAY_READING = replace(GOOD, attestation=Attestation.GATEWAY, original=UNSIGNED)
+GATEWAY_READING = GOOD._replace(attestation=Attestation.GATEWAY, original=UNSIGNED)
 COUNT = Record(Kind.COUNT, ledger_files.STARTED_MS, b"\xa0")
 
 
@@ -351,7 +351,7 @@ def test_a_record_with_a_value_that_nobody_defined_is_refused(
     changes: dict[str, object], field: str, tmp_path: Path
 ) -> None:
     """It could mean one thing to one reader and another to the next."""
-    path = proof_of(replace(GATEWAY_READING, **changes), tmp_path)  # type: ignore[arg-type]
+    path = proof_of(GATEWAY_READING._replace(**changes), tmp_path)  # type: ignore[arg-type]
     report = verify.verify_proof(path, VKEY)
     assert report.verdict is Verdict.REFUSED
     assert f"record: field {field}" in report.reason
