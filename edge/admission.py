@@ -161,16 +161,8 @@ class Admission:
             )
         if device.kind is DeviceKind.SIGNED:
             envelope = parse_envelope(payload)
-            key = device.public_key
-            if (
-                key is None
-                or envelope.kid != kid_of(key)
-                or envelope.algorithm != algorithm_of(key)
-            ):
-                raise RefusedError(
-                    Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
-                )
-            return _Opened(device, envelope.readings, envelope, timed=True)
+            key = _signing_key(device, envelope, received_ms)
+            return _Opened(device, envelope.readings, envelope, timed=True, key=key)
         return _unsigned(device, arrival, received_ms)
 
     def _device(self, arrival: Arrival) -> Device:
@@ -352,6 +344,28 @@ class _Opened:
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+    key: bytes = b""  # that has to have signed the envelope
+
+
+def _signing_key(device: Device, envelope: Envelope, received_ms: int) -> bytes:
+    """The device's key that the envelope names, of those that are good."""
+    key = device.public_key
+    if key is None or envelope.kid != kid_of(key):
+        former = device.former_key
+        if former is None or envelope.kid != kid_of(former):
+            raise RefusedError(
+                Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
+            )
+        if received_ms >= device.former_until_ms:
+            raise RefusedError(
+                Reason.BAD_SIGNATURE, "the device's key of before is good no more"
+            )
+        key = former
+    if envelope.algorithm != algorithm_of(key):
+        raise RefusedError(
+            Reason.BAD_SIGNATURE, "the algorithm is not that of the device's key"
+        )
+    return key
 
 
 def _unsigned(device: Device, arrival: Arrival, received_ms: int) -> _Opened:
@@ -407,7 +421,7 @@ def _may_come_again(arrival: Arrival, opened: _Opened) -> bool:
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     """One byte for each envelope: whether the enrolled key signed it."""
     signed = [
-        (one.device.public_key or b"", one.envelope)
+        (one.key, one.envelope)
         for one in opened
         if isinstance(one, _Opened) and one.envelope is not None
     ]

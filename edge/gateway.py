@@ -43,6 +43,7 @@ from edge.heartbeat import beat
 from edge.identity import Identities
 from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
+from edge.rekeying import Rekeying
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
@@ -284,8 +285,11 @@ async def _running(
     activation = Activation(intake, begun.lifecycle, contract_of, clock)
     administration.more.update(activation.operations)
     administration.more.update(Entering(intake, clock).operations)
+    rekeying = Rekeying(administration, intake, registry, reader.connection)
+    administration.more.update(rekeying.operations)
     identities = Identities(
         administration,
+        rekeying,
         intake,
         registry,
         writer.connection,

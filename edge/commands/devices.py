@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 
 from edge.commands import bluetooth, evidence
-from edge.commands.place import Commands, change, group, open_reader, with_data
+from edge.commands.place import (
+    Commands,
+    change,
+    group,
+    open_reader,
+    with_data,
+    with_grace,
+)
 from edge.errors import ConfigurationError, RejectError
 
 PUBLIC_KEY_FILE_MAX = 4096
@@ -55,6 +63,11 @@ def add_to(commands: Commands) -> None:
     one.set_defaults(run=_device_assign)
     one = with_data(device.add_parser("list", help="print the devices"))
     one.set_defaults(run=_device_list)
+    one = with_data(device.add_parser("key", help="a device signs with a new key"))
+    one.add_argument("device", metavar="D")
+    one.add_argument("--key", metavar="NEW", type=Path, required=True)
+    with_grace(one)
+    one.set_defaults(run=_device_key)
     one = with_data(device.add_parser("revoke", help="refuse a device from now on"))
     one.add_argument("device", metavar="D")
     one.set_defaults(run=_device_revoke)
@@ -117,6 +130,20 @@ def _device_list(options: argparse.Namespace) -> int:
         patient = patients[where.patient_ref.hex()][1] if where else "nobody"
         state = " (revoked)" if device.revoked else ""
         print(f"{device.name:<32} {device.kind:<9} at {patient}{state}")
+    return 0
+
+
+def _device_key(options: argparse.Namespace) -> int:
+    arguments = {
+        "name": options.device,
+        "public_key": _public_key(options.key),
+        "grace_h": options.grace,
+    }
+    until_ms = change(options, "device-key", arguments)
+    if not isinstance(until_ms, int):
+        raise TypeError(f"an answer of the wrong kind: {until_ms!r}")
+    shown = datetime.fromtimestamp(until_ms // 1000, UTC).isoformat(" ")
+    print(f"device {options.device}: has a new key; the old one is taken until {shown}")
     return 0
 
 

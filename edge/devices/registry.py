@@ -50,6 +50,8 @@ class Device:
     address: str | None = None
     assignment: Assignment | None = None
     revoked: bool = False
+    former_key: bytes | None = None  # the one before, taken until that time
+    former_until_ms: int = 0
 
 
 class Registry:
