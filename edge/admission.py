@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edge.devices import es256, mapped, senml
+from edge.devices import es256, mac_envelope, mapped, senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.fragments import ENVELOPE_UUID as ENVELOPE
@@ -29,7 +29,7 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
-from edge.ledger.device_key import EDDSA, algorithm_of
+from edge.ledger.device_key import EDDSA, ES256, algorithm_of
 from edge.model import (
     Arrival,
     Attestation,
@@ -50,6 +50,10 @@ REDELIVERY_WINDOW_MS = 10 * 60 * 1000
 REPEATS_KEPT = 8192
 DIGEST_SIZE = 16
 WILL_KEPT_SIZE = 1_024
+
+
+# How one envelope is checked, where not many at once; algorithm_of(key) is its own.
+_CHECKS = {ES256: es256.verify, mac_envelope.HMAC_256: mac_envelope.verify}
 
 
 def digest_of(payload: bytes) -> bytes:
@@ -163,6 +167,13 @@ class Admission:
             envelope = parse_envelope(payload)
             key = _signing_key(device, envelope, received_ms)
             return _Opened(device, envelope.readings, envelope, timed=True, key=key)
+        if device.kind is DeviceKind.SHARED:
+            envelope, shared = mac_envelope.parse(payload), device.shared_key
+            if shared is None or envelope.kid != kid_of(shared):
+                raise RefusedError(
+                    Reason.BAD_SIGNATURE, "the kid is not that of the shared key"
+                )
+            return _Opened(device, envelope.readings, envelope, timed=True, key=shared)
         return _unsigned(device, arrival, received_ms)
 
     def _device(self, arrival: Arrival) -> Device:
@@ -224,7 +235,9 @@ class Admission:
             device=device.name,
             stream=envelope.stream if envelope is not None else arrival.stream,
             attestation=(
-                Attestation.DEVICE if envelope is not None else Attestation.GATEWAY
+                Attestation.DEVICE
+                if device.kind is DeviceKind.SIGNED
+                else Attestation.GATEWAY
             ),
             link=arrival.link,
             address=arrival.address,
@@ -437,7 +450,7 @@ def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     return bytes(
         next(many)
         if envelope.algorithm == EDDSA
-        else es256.verify(key, envelope.signed_bytes, envelope.signature)
+        else _CHECKS[envelope.algorithm](key, envelope.signed_bytes, envelope.signature)
         for key, envelope in signed
     )
 

@@ -40,6 +40,12 @@ def add_to(commands: Commands) -> None:
         type=Path,
         help="its public key (Ed25519, P-256)",
     )
+    how.add_argument(
+        "--shared-key",
+        metavar="FILE",
+        type=Path,
+        help="it cannot sign and makes a MAC: its key, 64 hex digits; made if missing",
+    )
     how.add_argument("--unsigned", action="store_true", help="it sends SenML JSON")
     how.add_argument("--typed", action="store_true", help="people type values in")
     one.add_argument(
@@ -83,12 +89,15 @@ def _device_add(options: argparse.Namespace) -> int:
     arguments: dict[str, object] = {"name": options.device}
     if options.key is not None:
         arguments |= {"kind": "signed", "public_key": _public_key(options.key)}
+    elif options.shared_key is not None:
+        key = _shared_key(options.shared_key)
+        arguments |= {"kind": "shared", "shared_key": key}
     elif options.ble is not None:
         arguments |= {"kind": "ble"}
     elif options.unsigned or options.typed:
         arguments |= {"kind": "typed" if options.typed else "unsigned"}
     else:
-        kinds = "--key, --unsigned, --typed and --ble"
+        kinds = "--key, --shared-key, --unsigned, --typed and --ble"
         raise ConfigurationError([f"device add: one of {kinds}"])
     if options.ble == "":
         arguments["address"] = bluetooth.choose(pairing=options.pair is not False)
@@ -99,6 +108,22 @@ def _device_add(options: argparse.Namespace) -> int:
     change(options, "device-add", arguments)
     print(f"device {options.device}: enrolled as {arguments['kind']}")
     return 0
+
+
+def _shared_key(file: Path) -> str:
+    """The secret in this 0600 file, in hexadecimal; a new one where there is none."""
+    from edge.store.vault import new_key, read_secret, write_secret  # noqa: PLC0415
+
+    if not file.exists():
+        try:
+            write_secret(file, new_key().hex())
+        except OSError as error:
+            raise ConfigurationError([f"--shared-key: {error}"]) from error
+    problems: list[str] = []
+    key = read_secret(file, problems)
+    if problems:
+        raise ConfigurationError(problems)
+    return key
 
 
 def _public_key(file: Path) -> str:

@@ -30,7 +30,7 @@ from edge.devices.registry import (
 from edge.errors import ErasedError, IntegrityError, NotFoundError, RejectError
 from edge.ledger import batch as ledger_batch
 from edge.model import Kind, Record
-from edge.store import device_keys, epochs, forget, proving, vault
+from edge.store import device_keys, epochs, forget, proving, shared_keys, vault
 from edge.store.database import (
     FRAME_BITS,
     meta,
@@ -166,6 +166,7 @@ class Reader:
             if until_ms is None:
                 current[device] = assignments[id_]
         former = device_keys.former_keys(self._connection)
+        shared = shared_keys.load(self._connection, self._keys.gateway)
         devices = [
             Device(
                 id=id_,
@@ -178,6 +179,7 @@ class Reader:
                 revoked=revoked_ms is not None,
                 former_key=former[id_].key if id_ in former else None,
                 former_until_ms=(former[id_].until_ms or 0) if id_ in former else 0,
+                shared_key=shared.get(id_),
             )
             for id_, name, ref, kind, public_key, address, revoked_ms in rows(
                 self._connection,

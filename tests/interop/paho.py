@@ -1,0 +1,116 @@
+"""The interoperability suite of Eclipse paho, against a gateway as `iomt run` is.
+
+    python tests/interop/paho.py [CHECKOUT]
+
+CHECKOUT is a clone of github.com/eclipse/paho.mqtt.testing, by default the directory of
+that name beside the project (or $PAHO_TESTING). Without one it says so and exits with
+77. Each test of the two suites runs in a process of its own, with a time limit. The
+suite is made for brokers, which hand on to anybody what anybody publishes, so most of
+it cannot pass here, and EXPECTED says for each test what happens and why: exit 0 when
+it is just that, 1 when a test passes or fails that should not (docs/mqtt.md section 8).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from served import running
+
+CANNOT = 77
+NAME = "paho.mqtt.testing"
+TEST_TIMEOUT_S = 90
+SUITES = {"3.1.1": "client_test", "5.0": "client_test5"}
+FANOUT = "hands on what one client publishes to another"
+QOS_2 = "publishes at QoS 2, which version 5 was told is not there"
+
+EXPECTED: dict[str, dict[str, str]] = {"3.1.1": {}, "5.0": {}}
+
+# Prints "ok" or the last line of what went wrong.
+_ONE = """
+import io, logging, sys, unittest
+import {module} as suite
+suite.host, suite.port = "127.0.0.1", int(sys.argv[1])
+suite.topics = ("TopicA", "TopicA/B", "Topic/C", "TopicA/C", "/TopicA")
+suite.wildtopics = ("TopicA/+", "+/C", "#", "/#", "/+", "+/+", "TopicA/#")
+suite.nosubscribe_topics = ("test/nosubscribe",)
+suite.topic_prefix = ""
+logging.getLogger().setLevel(logging.CRITICAL)
+real, sys.stdout, sys.stderr = sys.stdout, io.StringIO(), io.StringIO()
+names = [sys.argv[2]] if len(sys.argv) > 2 else []
+loader = unittest.TestLoader()
+if not names:
+    found = loader.getTestCaseNames(suite.Test)
+    print(*found, sep="\\n", file=real)
+    raise SystemExit
+result = unittest.TestResult()
+loader.loadTestsFromNames(["Test." + one for one in names], suite).run(result)
+bad = [text for _, text in result.failures + result.errors]
+said = sys.stderr.getvalue().strip().splitlines()
+print((bad[0].strip().splitlines()[-1] + " | " + (said or [""])[-1]) if bad else "ok",
+      file=real, flush=True)
+import os; os._exit(0)
+"""
+
+
+def main() -> int:
+    """Run both suites; the exit status."""
+    beside = Path(__file__).resolve().parents[3] / NAME
+    given = sys.argv[1] if sys.argv[1:] else os.environ.get("PAHO_TESTING")
+    checkout = Path(given) if given else beside
+    suites = checkout / "interoperability"
+    if not (suites / "client_test5.py").is_file():
+        print(f"test-paho-interop: no checkout of eclipse/{NAME} at {checkout}")
+        return CANNOT
+    with ThreadPoolExecutor(len(SUITES)) as pool:
+        found = pool.map(lambda one: _suite(suites, *one), SUITES.items())
+        surprises = sum(found)
+    return 1 if surprises else 0
+
+
+def _suite(suites: Path, version: str, module: str) -> int:
+    """Run one; how many tests did not do what is expected of them."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running(Path(directory)) as gateway,
+    ):
+        names = _ask(suites, module, gateway.port).split()
+        answers = {one: _ask(suites, module, gateway.port, one) for one in names}
+    surprises = 0
+    for name, answer in answers.items():
+        expected = EXPECTED[version].get(name, "")
+        passed = answer == "ok"
+        surprise = passed == bool(expected)
+        surprises += surprise
+        mark = "UNEXPECTED " if surprise else ""
+        print(f"{version} {name}: {mark}{'passed' if passed else f'failed ({answer})'}")
+    counted = Counter(one == "ok" for one in answers.values())
+    print(f"MQTT {version}: {counted[True]} passed, {counted[False]} failed")
+    return surprises
+
+
+def _ask(suites: Path, module: str, port: int, *test: str) -> str:
+    """What a process of the suite says; its time may run out."""
+    code = _ONE.format(module=module)
+    try:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, str(port), *test],
+            check=False,
+            cwd=suites,
+            capture_output=True,
+            text=True,
+            timeout=TEST_TIMEOUT_S,
+        ).stdout.strip()
+    except subprocess.TimeoutExpired:
+        return f"did not end in {TEST_TIMEOUT_S} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
