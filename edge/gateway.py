@@ -32,6 +32,7 @@ from edge.contracts.evaluation import Evaluator
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
 from edge.delivery.feed import AlertFeed, live_firing
+from edge.delivery.live_readings import LiveReadings
 from edge.delivery.receipts import LogKey, ReceiptWriter
 from edge.delivery.sessions import SessionKeeper
 from edge.delivery.webhook import WebhookSender
@@ -511,6 +512,8 @@ async def _start_mqtt(
     intake.give_receipts(receipts)
     feed.grew.append(listener.feed_grew)
     intake.on_commit.append(feed.update)
+    live = LiveReadings(VIEWER, listener.follows_live, listener.publish)
+    intake.on_commit.append(live.update)
     opened.forgetting.on_forget.append(listener.sessions.forget)
     if address is not None:
         try:
