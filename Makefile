@@ -3,7 +3,8 @@
 # make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
-#              10,000,000 signatures against OpenSSL's answer: about half an hour
+#              10,000,000 signatures against OpenSSL's answer, and as many damaged MQTT
+#              streams and envelopes: about an hour
 # make clean   remove what was built (not the data)
 #
 # PYTHON=python3.13 make run   uses another interpreter for the virtual environment
@@ -82,6 +83,7 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_reference_device.py
 	IOMT_DIFFERENTIAL=2000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_contract_random.py
+	IOMT_FUZZ=10000000 $(BIN)/python -m pytest --timeout 7200 tests/unit/test_fuzz.py
 	$(BIN)/python tests/native/test_ed25519_fuzz.py 10000000
 
 clean:
