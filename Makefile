@@ -1,6 +1,7 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
 # make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
+# make test-paho-interop  the suite of eclipse/paho.mqtt.testing, if ../ has a checkout
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
 #              10,000,000 signatures against OpenSSL's answer, and as many damaged MQTT
@@ -16,7 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := $(wildcard native/*.c native/*.h native/*.py) setup.py
 
-.PHONY: run test test-bluez test-bluez-if-possible lint c-test py-test bench soak clean system test-system
+.PHONY: run test test-bluez test-bluez-if-possible test-paho-interop lint c-test py-test bench soak clean system test-system
 
 run: $(VENV)/installed
 	$(BIN)/iomt demo $(DEMO)
@@ -48,6 +49,10 @@ test-bluez: $(VENV)/installed-dev
 test-bluez-if-possible: $(VENV)/installed-dev
 	@tools/system-packages $(PYTHON) bluez || true
 	@$(BIN)/python tests/bluez/machine.py || [ $$? = 77 ]
+
+# The interoperability suite of Eclipse paho, where a checkout lies beside the project.
+test-paho-interop: $(VENV)/installed-dev
+	@$(BIN)/python tests/interop/paho.py || [ $$? = 77 ]
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

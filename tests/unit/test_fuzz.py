@@ -152,7 +152,7 @@ def outcome(chunks: list[bytes]) -> tuple[list[Packet], int | None]:
 
 
 def check_stream(data: bytes, cut: int = 0) -> bool:
-    """Whether more than the CONNECT was taken; cut in two there, where that is not 0."""
+    """Whether more than the CONNECT was taken; fed in two pieces where `cut` is."""
     found, code = outcome([data])
     packets = list(found)
     if cut:
