@@ -133,7 +133,8 @@ def _suite(suites: Path, version: str, module: str) -> int:
             passed = answer == "ok"
             surprise = passed == (name in EXPECTED[version])
             surprises += surprise
-            said = "passed" if passed else f"failed ({answer})"
+            why = answer if surprise else EXPECTED[version].get(name)
+            said = "passed" if passed else f"failed: {why}"
             print(
                 version, name, f"UNEXPECTED: {said}" if surprise else said, flush=True
             )
