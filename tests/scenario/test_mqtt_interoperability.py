@@ -99,6 +99,13 @@ async def with_paho(port: int, version: MQTTProtocolVersion) -> AsyncIterator[Se
         await asyncio.to_thread(client.loop_stop)
 
 
+async def lost(client: aiomqtt.Client) -> None:
+    """Hear from aiomqtt that a client's connection is gone, or asyncio complains."""
+    with contextlib.suppress(aiomqtt.MqttError, asyncio.CancelledError):
+        if client._disconnected.done():
+            await client._disconnected
+
+
 @asynccontextmanager
 async def with_aiomqtt(port: int, version: MQTTProtocolVersion) -> AsyncIterator[Send]:
     """It does not reconnect by itself: an application does, as its manual shows."""
@@ -125,6 +132,7 @@ async def with_aiomqtt(port: int, version: MQTTProtocolVersion) -> AsyncIterator
         except aiomqtt.MqttError:
             with contextlib.suppress(aiomqtt.MqttError):
                 await stack.aclose()
+            await lost(client)
             await asyncio.sleep(AGAIN_S)
             client = await connected()
             await client.publish(VITALS, payload, 1)
@@ -132,7 +140,9 @@ async def with_aiomqtt(port: int, version: MQTTProtocolVersion) -> AsyncIterator
     try:
         yield send
     finally:
-        await stack.aclose()
+        with contextlib.suppress(aiomqtt.MqttError):  # the wire was cut just now
+            await stack.aclose()
+        await lost(client)
 
 
 @asynccontextmanager
