@@ -61,6 +61,16 @@ def digest_of(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest()[:DIGEST_SIZE]
 
 
+class TimeLimits(NamedTuple):
+    """How far a device's clock may be from ours; what is beyond is refused."""
+
+    ahead_ms: int = AHEAD_MAX_MS
+    behind_ms: int = BEHIND_MAX_MS
+
+
+DEFAULT_LIMITS = TimeLimits()
+
+
 class _Taken(NamedTuple):
     """An unsigned message of this process's life."""
 
@@ -101,7 +111,9 @@ class Admission:
         windows: dict[int, SequenceWindow],
         recall: Recall,
         poison: frozenset[bytes] = frozenset(),
+        limits: TimeLimits = DEFAULT_LIMITS,
     ) -> None:
+        self._limits = limits
         self._registry = registry
         self._windows = windows
         self._recall = recall
@@ -216,7 +228,7 @@ class Admission:
             repeated = self._repeat(device, arrival, received_ms, opened)
         if repeated is not None:
             return repeated
-        flags = _flags(opened, received_ms, synced=synced)
+        flags = _flags(opened, received_ms, self._limits, synced=synced)
         if arrival.backlog:
             flags |= Flag.BACKLOG
         gap = None
@@ -455,7 +467,9 @@ def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     )
 
 
-def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
+def _flags(
+    opened: _Opened, received_ms: int, limits: TimeLimits, *, synced: bool
+) -> Flag:
     """The record's flags; refuses a device time that cannot be."""
     flags = Flag(0)
     if not synced:
@@ -471,15 +485,15 @@ def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
     # A GATT time has no zone, and most devices' clocks were never set.
     if synced and times and opened.device.kind is not DeviceKind.BLE:
         ahead_ms, behind_ms = max(times) - received_ms, received_ms - min(times)
-        if ahead_ms > AHEAD_MAX_MS:
+        if ahead_ms > limits.ahead_ms:
             raise RefusedError(
                 Reason.IMPLAUSIBLE_CLOCK,
-                f"device time is {ahead_ms} ms ahead; at most {AHEAD_MAX_MS}",
+                f"device time is {ahead_ms} ms ahead; at most {limits.ahead_ms}",
             )
-        if behind_ms > BEHIND_MAX_MS:
+        if behind_ms > limits.behind_ms:
             raise RefusedError(
                 Reason.IMPLAUSIBLE_CLOCK,
-                f"device time is {behind_ms} ms behind; at most {BEHIND_MAX_MS}",
+                f"device time is {behind_ms} ms behind; at most {limits.behind_ms}",
             )
         if behind_ms > LATE_MS:
             flags |= Flag.LATE

@@ -24,7 +24,7 @@ import apsw
 from edge import cbor, control
 from edge.activation import Activation, contracts_by_hash
 from edge.administration import Administration, Patients
-from edge.admission import Admission
+from edge.admission import Admission, TimeLimits
 from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
 from edge.config import Address, Broker, Settings
@@ -48,6 +48,7 @@ from edge.rekeying import Rekeying
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
+from edge.sources.mqtt_listener import Limits as MqttLimits
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
@@ -240,7 +241,10 @@ async def _running(
             deliver=settings.webhook is not None,
         ),
         registry,
-        Admission(registry, reader.windows(), reader.newest_of, poison),
+        Admission(
+            *(registry, reader.windows(), reader.newest_of, poison),
+            TimeLimits(settings.ahead_max_s * 1000, settings.behind_max_s * 1000),
+        ),
         evaluator,
         clock,
         settings.pace,
@@ -503,6 +507,7 @@ async def _start_mqtt(
         keeper=keeper,
         identify=opened.identities.identify,
         mappings=settings.mappings,
+        limits=MqttLimits(**dict(settings.mqtt_limits)),
     )
     opened.identities.on_change.append(listener.close_user)
     opened.administration.on_revoke.append(listener.close_user)
