@@ -37,7 +37,7 @@ from edge.sources.mqtt_packets import Publish, Will
 from edge.sources.mqtt_properties import Code, Property, number
 from edge.sources.mqtt_session import Feed, Keeper, Session
 from edge.sources.mqtt_sessions import Sessions
-from edge.sources.mqtt_topics import is_alert
+from edge.sources.mqtt_topics import is_alert, is_live
 
 LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
@@ -78,6 +78,7 @@ class Limits:
     sessions_per_user_max: int = 8  # of those, of one user
     session_expiry_max_s: int = 604_800  # a week; 3.1.1 cannot ask for less
     kept_for_absent_max: int = 32  # receipts for a device that is away
+    live_for_absent_max: int = 256  # readings for a viewer who is away
     linger_s: float = 2.0  # from our goodbye to the abort
     close_timeout_s: float = 5.0  # for commits in flight when the listener closes
 
@@ -277,7 +278,11 @@ class MqttListener:
             if holder is not None:
                 count += not holder.closing and holder.send(packet)
             elif qos and not is_alert(topic):
-                kept_max = self.limits.kept_for_absent_max
+                kept_max = (
+                    self.limits.live_for_absent_max
+                    if is_live(topic)
+                    else self.limits.kept_for_absent_max
+                )
                 if not session.window.keep(packet, kept_max):
                     self.dropped_count += 1
         return count
@@ -286,6 +291,11 @@ class MqttListener:
         """Whether a session of this user, connected or kept, subscribes to a topic."""
         sessions = self.sessions.of_user(user)
         return any(one.granted(topic) is not None for one in sessions)
+
+    def follows_live(self, user: str) -> bool:
+        """Whether a session of this user, connected or kept, follows live readings."""
+        sessions = self.sessions.of_user(user)
+        return any(is_live(one) for each in sessions for one in each.subscriptions)
 
     def close_user(self, user: str) -> None:
         """Disconnect whoever is connected as this user: it may not be so any more."""

@@ -118,7 +118,7 @@ async def listening(
         yield listener
     finally:
         await listener.close()
-    assert not raised
+    assert not raised, raised
 
 
 class HasPort(Protocol):
