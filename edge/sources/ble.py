@@ -38,7 +38,7 @@ from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
 
 from edge.devices import fragments
-from edge.devices.profiles import CLOCKS, continuous_glucose, ecg
+from edge.devices.profiles import READ_BY_US, continuous_glucose, ecg
 from edge.model import Arrival, Outcome, Source, Verdict
 from edge.sources import Door
 from edge.sources.ble_device import (
@@ -47,6 +47,7 @@ from edge.sources.ble_device import (
     drain,
     is_old,
     read_and_set_clock,
+    read_session_start,
     wanted_streams,
 )
 from edge.sources.ble_ecg import EcgStream
@@ -387,6 +388,7 @@ class BleSource:
         link.busy = True
         try:
             await read_and_set_clock(link, self._take, self._now, self._limits)
+            await read_session_start(link, self._take, self._limits)
             for access in link.accesses:
                 key = link.address, access.measurement
                 newest = await drain(link, access, self._fetched.get(key), self._limits)
@@ -436,7 +438,7 @@ class BleSource:
         if access is not None:
             value.stored = True
             value.settle = access.took(stream, octets)
-        if stream not in CLOCKS:
+        if stream not in READ_BY_US:
             value.backlog = is_old(link, stream, octets, self._now, stored=value.stored)
         self._hand_on(link, value)
 

@@ -65,7 +65,8 @@ class Link:
     """One device, from the advertisement we answer to the last value handed on.
 
     `clock_ahead_ms` is how far the device's clock was ahead of ours when it was read,
-    None where it told none.
+    None where it told none; `session_start_ms` when the session of a glucose sensor
+    began, by its own clock.
     """
 
     address: str
@@ -77,6 +78,7 @@ class Link:
     accesses: list[RecordAccess] = field(default_factory=list)
     busy: bool = False  # with what we ask of it; not to be given up now
     clock_ahead_ms: int | None = None
+    session_start_ms: int | None = None
     waiting: deque[Value] = field(default_factory=deque)
     has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
