@@ -55,7 +55,7 @@ from edge.sources.ble_envelope import envelope_of
 from edge.sources.ble_link import Backoff, Limits, Link, Value
 from edge.sources.ble_records import RecordAccess
 from edge.sources.ble_table import Table, next_delay_s
-from edge.sources.ble_words import RADIO_ERRORS, explain, short
+from edge.sources.ble_words import RADIO_ERRORS, explain, says_full, short
 
 __all__ = ["BleSource", "Limits"]
 
@@ -154,6 +154,7 @@ class BleSource:
                 await scanner.start()
                 try:
                     log.info("scanning")
+                    self._table.forget_refusals()
                     self._adapter_works()
                     await self._watch()
                 finally:
@@ -274,6 +275,8 @@ class BleSource:
                 await self._stay_connected(link)
             except RADIO_ERRORS as error:
                 _stop_if_cancelled()
+                if says_full(error):
+                    self._learn_bound(link)
                 text = explain(error).replace(link.address, "its address")
                 log.warning("%s: %s", link.device, text)
             finally:
@@ -283,6 +286,11 @@ class BleSource:
             if link.waiting:  # the program is ending while the intake is full
                 self._lose(link, len(link.waiting))
             self._links.pop(link.address, None)
+
+    def _learn_bound(self, link: Link) -> None:
+        held = self._table.refused_as_full(link.address)
+        if held is not None:
+            log.warning("the adapter holds no more than %d connections", held)
 
     async def _stay_connected(self, link: Link) -> None:
         await self._connect(link)

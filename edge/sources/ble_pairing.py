@@ -93,10 +93,15 @@ async def pair(
 ) -> dict[str, str]:
     """Bond with a device; what it says of itself, by the words of TEXTS.
 
-    The callbacks are Agent's. BleakError, OSError or TimeoutError where it fails.
+    An earlier bond is forgotten first: a device that was reset no longer has its half,
+    and would not be heard with ours. The callbacks are Agent's. BleakError, OSError or
+    TimeoutError where it fails.
     """
     address = device.address.upper()
     async with system_bus() as bluez:
+        if await bluez.is_bonded(address):
+            await bluez.forget(address)
+            device = await _found_again(address)
 
         async def may_pair(path: str) -> bool:
             return await bluez.address_of(path) == address
@@ -110,6 +115,14 @@ async def pair(
             raise BleakError("the device was paired and kept no bond")
         await bluez.trust(address)
     return said
+
+
+async def _found_again(address: str) -> BLEDevice:
+    """The device as BlueZ knows it after it has forgotten it."""
+    device = await BleakScanner.find_device_by_address(address, timeout=SCAN_S)
+    if device is None:
+        raise BleakError("its earlier bond is forgotten, and it advertises no more")
+    return device
 
 
 async def describe(client: BleakClient) -> dict[str, str]:

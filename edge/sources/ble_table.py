@@ -22,11 +22,27 @@ class Table:
         self._limits = limits
         self._waiting: dict[str, float] = {}  # heard last, in the order they came
         self._backoffs: dict[str, Backoff] = {}
+        self._held_max = limits.connections_max
 
     @property
     def full(self) -> bool:
         """Whether the adapter holds no more connections."""
-        return len(self.links) >= self._limits.connections_max
+        return len(self.links) >= self._held_max
+
+    def refused_as_full(self, address: str) -> int | None:
+        """The adapter holds fewer than we thought: as many as are connected now.
+
+        Their number where that is news and somebody could make room, else None.
+        """
+        held = sum(one.connected for a, one in self.links.items() if a != address)
+        if not 0 < held < self._held_max:
+            return None
+        self._held_max = held
+        return held
+
+    def forget_refusals(self) -> None:
+        """Another adapter, or the same with nobody else's connections on it."""
+        self._held_max = self._limits.connections_max
 
     def backoff(self, address: str) -> Backoff:
         """The failures of a device."""
@@ -44,7 +60,7 @@ class Table:
         for one, heard_s in list(self._waiting.items()):
             if now_s - heard_s > self._limits.fresh_s:
                 del self._waiting[one]  # it sleeps again
-        free = self._limits.connections_max - len(self.links)
+        free = self._held_max - len(self.links)
         queue = list(self._waiting)
         place = queue.index(address) if address in self._waiting else len(queue)
         if place < free:

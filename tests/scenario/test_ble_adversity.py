@@ -105,10 +105,17 @@ class Air(BaseBleakScanner):
 
 
 class Peer(BaseBleakClient):
-    """Connects at once, but hangs where the address is in `hanging`."""
+    """Connects at once, but hangs where the address is in `hanging`.
+
+    `slots` is what the adapter holds, where that is less than we think; `refusals` are
+    the errors of the next attempts.
+    """
 
     hanging: ClassVar[set[str]] = set()
     turns: ClassVar[list[str]] = []
+    slots: ClassVar[int] = 99
+    held: ClassVar[set[str]] = set()
+    refusals: ClassVar[list[str]] = []
     up = False
     mtu_size = 23
     name = "x"
@@ -125,7 +132,13 @@ class Peer(BaseBleakClient):
         assert not pair
         if self.address in self.hanging:
             await asyncio.sleep(3600)
+        if self.refusals:
+            raise BleakError(self.refusals.pop())
+        if len(self.held) >= self.slots:
+            words = "le-connection-concurrent-connection-limit"
+            raise BleakError(f"[org.bluez.Error.Failed] {words}")
         self.turns.append(self.address)
+        self.held.add(self.address)
         self.up = True
         self.services = BleakGATTServiceCollection()
         service = BleakGATTService(None, 1, normalize_uuid_str("180d"))
@@ -137,6 +150,7 @@ class Peer(BaseBleakClient):
 
     async def disconnect(self) -> None:
         self.up = False
+        self.held.discard(self.address)
 
     async def start_notify(self, *_: Any, **__: Any) -> None:
         pass
@@ -154,7 +168,7 @@ async def source_of(
     addresses: list[str], limits: Limits, **more: Any
 ) -> AsyncIterator[BleSource]:
     Air.near, Air.error, Air.starts = addresses, None, 0
-    Peer.hanging, Peer.turns = set(), []
+    Peer.hanging, Peer.turns, Peer.held, Peer.slots = set(), [], set(), 99
     source = BleSource(
         Intake(),
         lambda: {address: f"bed-{address[-1]}" for address in addresses},
@@ -199,6 +213,53 @@ async def test_twenty_devices_share_seven_connections_by_turns() -> None:
             return set(Peer.turns) == set(devices)
 
         await until(all_had_a_turn, "twenty turns", 10)
+
+
+async def test_an_adapter_that_holds_fewer_than_we_thought_is_shared_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It has three connections where we count on seven, and says so by refusing."""
+    limits = dataclasses.replace(FAST, connections_max=7, idle_s=0.05)
+    devices = addresses(8)
+    async with source_of(devices, limits):
+        Peer.slots = 3
+        await until(lambda: set(Peer.turns) == set(devices), "eight turns", 10)
+    assert "the adapter holds no more than 3 connections" in caplog.messages
+    refused = [m for m in caplog.messages if "holds no more connections (" in m]
+    assert 1 <= len(refused) <= 4  # those on their way: nobody is sent after them
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "[org.bluez.Error.InProgress] Operation already in progress",
+        "[org.bluez.Error.Failed] le-connection-abort-by-local",
+        "[org.freedesktop.DBus.Error.NoReply] Did not receive a reply",
+        "[org.freedesktop.DBus.Error.UnknownObject] Method does not exist",
+    ],
+)
+async def test_a_connection_that_bluez_refuses_is_tried_again_and_told_in_words(
+    error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = addresses(2)
+    Peer.refusals = [error] * 5
+    async with source_of(devices, FAST) as source:
+        await until(lambda: len(source.connected) == 2, "both, in the end")
+    told = [m for m in caplog.messages if error in m]
+    assert len(told) == 5
+    assert all(m != f"bed-{m[4]}: {error}" for m in told), "with what it means"
+
+
+async def test_a_scanner_that_is_busy_is_tried_again_and_is_no_alarm_at_first() -> None:
+    told: list[tuple[str, str, str]] = []
+    async with source_of(
+        addresses(1), FAST, alarm=lambda *event: told.append(event)
+    ) as source:
+        Air.error = BleakError("[org.bluez.Error.InProgress] Operation in progress")
+        await until(lambda: Air.starts >= 2, "two starts")
+        Air.error = None
+        await until(lambda: len(source.connected) == 1, "served")
+    assert told == []
 
 
 async def test_devices_in_use_are_not_given_up_and_the_log_says_who_waits(

@@ -17,8 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ble_fakes import FAST, INDICATE, NOTIFY, READ, Intake, Peripheral, Radio
-from ble_fakes import pushing, running, until, virtual_radio
+from ble_fakes import (
+    FAST,
+    INDICATE,
+    NOTIFY,
+    READ,
+    Intake,
+    Peripheral,
+    Radio,
+    pushing,
+    running,
+    until,
+    virtual_radio,
+)
 from bumble.core import UUID
 from bumble.gatt import Characteristic, CharacteristicValue
 from workbench import readings_of, trusted_clock
@@ -232,7 +243,7 @@ async def test_a_glucose_sensor_tells_when_its_session_began_and_so_how_old_it_i
         UUID.from_16_bits(0x2AAA), READ, Characteristic.READABLE, start
     )
     measurement = pushing(0x2AA7)
-    sensor = await radio.peripheral(SENSOR, {0x181F: [measurement, session]})
+    await radio.peripheral(SENSOR, {0x181F: [measurement, session]})
     intake = Intake()
     async with running(radio, intake, {SENSOR: "sensor"}) as source:
         await until(lambda: source.connected == {SENSOR}, "connected")
