@@ -165,20 +165,7 @@ class Lab(Radio):
                 create(command)
                 return
             controller._send_hci_command_status(
-                hci.HCI_COMMAND_STATUS_PENDING, command.op_code
-            )
-            controller.send_hci_packet(
-                hci.HCI_LE_Connection_Complete_Event(
-                    status=hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR,
-                    connection_handle=0,
-                    role=hci.Role.CENTRAL,
-                    peer_address_type=command.peer_address_type,
-                    peer_address=command.peer_address,
-                    connection_interval=0,
-                    peripheral_latency=0,
-                    supervision_timeout=0,
-                    central_clock_accuracy=0,
-                )
+                hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR, command.op_code
             )
 
         controller.on_hci_le_create_connection_command = bounded

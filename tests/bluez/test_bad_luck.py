@@ -1,4 +1,8 @@
-"""What goes wrong on a ward, on BlueZ: a full adapter, slow and hanging devices."""
+"""What goes wrong on a ward, on BlueZ: hanging devices, and others at the radio.
+
+An adapter that refuses a connection because it has too many is left out: Linux 6.1
+waits for ever, or crashes in hci_chan_del, where a virtual one does.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +30,6 @@ def answering_after(peripheral: Peripheral, delay_s: float) -> None:
     server.on_gatt_pdu = later
 
 
-async def test_an_adapter_with_fewer_connections_than_ours_is_shared_by_turns(
-    lab: Lab, caplog: pytest.LogCaptureFixture
-) -> None:
-    """We think it has seven; it has two, and says so only when a third is tried."""
-    caplog.set_level(logging.INFO, "edge.ble")
-    addresses = [f"F1:00:00:00:04:{i:02X}" for i in range(4)]
-    for address in addresses:
-        await lab.strap(address)
-    lab.bound_connections(2)
-    limits = dataclasses.replace(QUICK, idle_s=0.5)
-    served: set[str] = set()
-    async with serving(Intake(), {a: a for a in addresses}, limits) as source:
-
-        def all_served() -> bool:
-            served.update(source.connected)
-            return len(served) == 4
-
-        try:
-            await until(all_served, "each has had its turn", 25)
-        finally:
-            print("\n".join(caplog.messages))
-    assert "the adapter holds no more than 2 connections" in caplog.messages
-
-
 async def test_a_device_that_hangs_in_discovery_leaves_the_others_their_turn(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -74,10 +54,9 @@ async def test_a_device_that_hangs_in_discovery_leaves_the_others_their_turn(
 
 
 async def test_a_connection_that_somebody_else_has_begun_is_awaited(
-    lab: Lab, caplog: pytest.LogCaptureFixture
+    lab: Lab,
 ) -> None:
-    """BlueZ answers InProgress: a desktop's applet, or our own life before."""
-    caplog.set_level(logging.INFO, "edge.ble")
+    """By a desktop's applet, or by our own life before; then it is shared."""
     strap = await lab.strap()
     answering_after(strap, 0.2)
     path = f"{lab.path}/dev_{STRAP.replace(':', '_')}"
@@ -95,4 +74,24 @@ async def test_a_connection_that_somebody_else_has_begun_is_awaited(
         await until(lambda: intake.payloads() == ["0048"], "the value", LIMIT_S)
         with contextlib.suppress(RuntimeError):
             await other
-    print([m for m in caplog.messages if m.startswith("strap:")])
+
+
+async def test_an_adapter_with_fewer_connections_than_ours_is_shared_by_turns(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """We think it has seven; it has two, and says so only when a third is tried."""
+    caplog.set_level(logging.INFO, "edge.ble")
+    addresses = [f"F1:00:00:00:04:{i:02X}" for i in range(4)]
+    for address in addresses:
+        await lab.strap(address)
+    lab.bound_connections(2)
+    limits = dataclasses.replace(QUICK, idle_s=0.5)
+    served: set[str] = set()
+    async with serving(Intake(), {a: a for a in addresses}, limits) as source:
+
+        def all_served() -> bool:
+            served.update(source.connected)
+            return len(served) == 4
+
+        await until(all_served, "each has had its turn", LIMIT_S)
+    assert "the adapter holds no more than 2 connections" in caplog.messages

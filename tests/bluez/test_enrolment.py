@@ -130,11 +130,13 @@ async def test_a_device_that_was_reset_is_paired_anew_after_a_wrong_number(
     cuff.device.keystore = None
     screen = Displayed()
     wants_pairing(cuff, passkey=screen)
+    revoking = await iomt("device", "revoke", "again", "--config", file)
+    assert await revoking.wait() == 0
     words = ("device", "add", "reset", "--ble", CUFF, "--pair", "--config", file)
     process = await iomt(*words)
     assert process.stdin is not None
     await heard(process, "the number that the device shows: ")
     process.stdin.write(f"{await screen.number:06}\n".encode())
     said, _ = await process.communicate()
-    print(said.decode())
+    assert process.returncode == 0, said.decode()
     assert b"paired" in said
