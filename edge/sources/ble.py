@@ -55,7 +55,7 @@ from edge.sources.ble_envelope import envelope_of
 from edge.sources.ble_link import Backoff, Limits, Link, Value
 from edge.sources.ble_records import RecordAccess
 from edge.sources.ble_table import Table, next_delay_s
-from edge.sources.ble_words import RADIO_ERRORS, explain, says_full, short
+from edge.sources.ble_words import RADIO_ERRORS, explain, short
 
 __all__ = ["BleSource", "Limits"]
 
@@ -154,7 +154,7 @@ class BleSource:
                 await scanner.start()
                 try:
                     log.info("scanning")
-                    self._table.forget_refusals()
+                    self._table.forget_bound()
                     self._adapter_works()
                     await self._watch()
                 finally:
@@ -245,26 +245,30 @@ class BleSource:
             if self._table.full:
                 self._make_room(name, now_s)
             return
+        if self._table.needs_room(address) and self._make_room(name, now_s):
+            self._table.backoff(address).room_made = True
+            return
         self._full_logged = False
         link = Link(address, name, heard_s=now_s)
         self._links[address] = link
         group.create_task(self._serve(link), name=f"ble-{address}")
 
-    def _make_room(self, name: str, now_s: float) -> None:
+    def _make_room(self, name: str, now_s: float) -> bool:
         """Give up the connection that has been idle longest, if one is idle at all."""
         if any(link.gone.is_set() for link in self._links.values()):
-            return  # room is being made
+            return False  # room is being made
         idle = self._table.idlest(now_s)
         if idle is not None:
             log.info("%s is idle, %s waits: disconnected", idle.device, name)
             not_before_s = now_s + self._limits.idle_s
             self._table.backoff(idle.address).not_before_s = not_before_s
             idle.gone.set()
-        elif not self._full_logged:
+        elif self._table.full and not self._full_logged:
             self._full_logged = True
             log.warning(
                 "%d connections, all in use: no room for %s", len(self._links), name
             )
+        return idle is not None
 
     # ---- One connection ----
 
@@ -275,8 +279,9 @@ class BleSource:
                 await self._stay_connected(link)
             except RADIO_ERRORS as error:
                 _stop_if_cancelled()
-                if says_full(error):
-                    self._learn_bound(link)
+                if not link.reached:
+                    now_s = asyncio.get_running_loop().time()
+                    _tell_bound(self._table.bound_by(link.address, error, now_s))
                 text = explain(error).replace(link.address, "its address")
                 log.warning("%s: %s", link.device, text)
             finally:
@@ -286,11 +291,6 @@ class BleSource:
             if link.waiting:  # the program is ending while the intake is full
                 self._lose(link, len(link.waiting))
             self._links.pop(link.address, None)
-
-    def _learn_bound(self, link: Link) -> None:
-        held = self._table.refused_as_full(link.address)
-        if held is not None:
-            log.warning("the adapter holds no more than %d connections", held)
 
     async def _stay_connected(self, link: Link) -> None:
         await self._connect(link)
@@ -336,6 +336,9 @@ class BleSource:
     async def _attempt(self, link: Link, client: BleakClient) -> None:
         async with asyncio.timeout(self._limits.connect_timeout_s):
             await client.connect()
+        link.reached = True
+        now_s = asyncio.get_running_loop().time()
+        _tell_bound(self._table.reached(link.address, now_s))
         async with asyncio.timeout(self._limits.subscribe_timeout_s):
             await self._look_up_bond(link)
             await self._subscribe(link)
@@ -563,6 +566,11 @@ class BleSource:
                 await ending
         except RADIO_ERRORS as error:
             log.debug("%s: at the end: %s", what, explain(error))
+
+
+def _tell_bound(count: int | None) -> None:
+    if count is not None:
+        log.warning("the adapter holds no more than %d connections", count)
 
 
 def _fetching(link: Link, stream: str) -> RecordAccess | None:

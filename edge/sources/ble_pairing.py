@@ -84,6 +84,11 @@ async def nearby(
     return sorted(found, key=lambda one: (not one.useful, -one.signal_dbm))
 
 
+async def found(address: str) -> BLEDevice | None:
+    """The device of this address (capitals), as soon as it is heard; or None."""
+    return await BleakScanner.find_device_by_address(address, timeout=SCAN_S)
+
+
 async def pair(
     device: BLEDevice,
     *,
@@ -101,7 +106,10 @@ async def pair(
     async with system_bus() as bluez:
         if await bluez.is_bonded(address):
             await bluez.forget(address)
-            device = await _found_again(address)
+            anew = await found(address)
+            if anew is None:
+                raise BleakError("its bond is forgotten, and it advertises no more")
+            device = anew
 
         async def may_pair(path: str) -> bool:
             return await bluez.address_of(path) == address
@@ -115,14 +123,6 @@ async def pair(
             raise BleakError("the device was paired and kept no bond")
         await bluez.trust(address)
     return said
-
-
-async def _found_again(address: str) -> BLEDevice:
-    """The device as BlueZ knows it after it has forgotten it."""
-    device = await BleakScanner.find_device_by_address(address, timeout=SCAN_S)
-    if device is None:
-        raise BleakError("its earlier bond is forgotten, and it advertises no more")
-    return device
 
 
 async def describe(client: BleakClient) -> dict[str, str]:

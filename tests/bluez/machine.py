@@ -44,7 +44,7 @@ BOOT_LIMIT_S = 90.0  # it takes 3 s; a machine that hangs is started once more
 RUN_LIMIT_S = 900.0
 MEMORY_MB = 1024
 QEMU = "qemu-system-x86_64"
-# A Raspberry Pi's is 6.12 too. Debian's 6.1.192 crashes in hci_chan_del where bluetoothd
+# A Raspberry Pi has 6.12 too. Debian's 6.1.192 crashes in hci_chan_del if bluetoothd
 # closes its end after a connection has gone: a device that hangs, a bond that is stale.
 KERNELS = ("linux-image-6.12-amd64", "linux-image-amd64")
 BOOTED = "IOMT-BOOTED"

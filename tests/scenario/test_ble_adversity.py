@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +20,9 @@ from bleak.exc import BleakError
 from bleak.uuids import normalize_uuid_str
 
 from edge.sources.ble import BleSource, Limits
-from edge.sources.ble_words import explain
+from edge.sources.ble_link import Link
+from edge.sources.ble_table import Table
+from edge.sources.ble_words import ADAPTER_FULL, explain
 
 
 @pytest.fixture
@@ -107,13 +109,14 @@ class Air(BaseBleakScanner):
 class Peer(BaseBleakClient):
     """Connects at once, but hangs where the address is in `hanging`.
 
-    `slots` is what the adapter holds, where that is less than we think; `refusals` are
-    the errors of the next attempts.
+    `slots` is what the adapter holds, where that is less than we think, and `silent`
+    whether it says so; `refusals` are the errors of the next attempts.
     """
 
     hanging: ClassVar[set[str]] = set()
     turns: ClassVar[list[str]] = []
     slots: ClassVar[int] = 99
+    silent = False
     held: ClassVar[set[str]] = set()
     refusals: ClassVar[list[str]] = []
     up = False
@@ -135,6 +138,8 @@ class Peer(BaseBleakClient):
         if self.refusals:
             raise BleakError(self.refusals.pop())
         if len(self.held) >= self.slots:
+            if self.silent:
+                await asyncio.sleep(3600)
             words = "le-connection-concurrent-connection-limit"
             raise BleakError(f"[org.bluez.Error.Failed] {words}")
         self.turns.append(self.address)
@@ -213,6 +218,55 @@ async def test_twenty_devices_share_seven_connections_by_turns() -> None:
             return set(Peer.turns) == set(devices)
 
         await until(all_had_a_turn, "twenty turns", 10)
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    Peer.silent = True
+    yield
+    Peer.silent = False
+
+
+@pytest.mark.usefixtures("silent")
+async def test_an_adapter_that_holds_fewer_and_does_not_say_so_is_found_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As Linux 6.12 on a virtual adapter: the third connection is awaited for ever."""
+    limits = dataclasses.replace(
+        FAST, connections_max=7, idle_s=0.05, connect_timeout_s=0.1, exclusive_s=0.05
+    )
+    devices = addresses(5)
+    async with source_of(devices, limits):
+        Peer.slots = 2
+        await until(lambda: set(Peer.turns) == set(devices), "five turns", 20)
+    assert "the adapter holds no more than 2 connections" in caplog.messages
+
+
+def test_a_bound_is_believed_for_five_minutes_and_one_of_one_never() -> None:
+    table = Table(Limits(connections_max=7, bound_s=300))
+    refused = BleakError(f"[org.bluez.Error.Failed] {ADAPTER_FULL}")
+    table.links["A"] = Link("A", "bed-1", reached=True)
+    assert table.bound_by("C", refused, 100) is None
+    table.links["B"] = Link("B", "bed-2", reached=True)
+    assert table.bound_by("C", refused, 100) == 2
+    assert table.bound_by("C", refused, 100) is None, "no news"
+    assert not table.is_next("C", 399)
+    assert table.is_next("C", 401)
+
+
+async def test_a_device_that_cannot_be_reached_costs_another_its_place_but_once() -> (
+    None
+):
+    limits = dataclasses.replace(
+        FAST, idle_s=0.05, connect_timeout_s=0.02, exclusive_s=0.01
+    )
+    devices = addresses(3)
+    async with source_of(devices, limits) as source:
+        Peer.hanging.add(devices[2])
+        await until(lambda: len(Peer.turns) >= 3, "one came twice", 10)
+        await asyncio.sleep(0.5)  # many more tries
+        assert len(Peer.turns) == 3
+        assert len(source.connected) == 2
 
 
 async def test_an_adapter_that_holds_fewer_than_we_thought_is_shared_all_the_same(

@@ -50,11 +50,17 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise EOFError
         return typed.pop(0)
 
-    async def found() -> list[Nearby]:
-        return [near(OXIMETER, "cuff"), near(STRAP, "strap")]
+    in_range = [near(OXIMETER, "cuff"), near(STRAP, "strap")]
+
+    async def nearby() -> list[Nearby]:
+        return in_range
+
+    async def found(address: str) -> BLEDevice | None:
+        return {one.address: one.device for one in in_range}.get(address)
 
     monkeypatch.setattr("builtins.input", typing)
-    monkeypatch.setattr(ble_pairing, "nearby", found)
+    monkeypatch.setattr(ble_pairing, "nearby", nearby)
+    monkeypatch.setattr(ble_pairing, "found", found)
     return typed
 
 
