@@ -42,6 +42,8 @@ _MEANINGS = (
 def explain(error: BaseException) -> str:
     """The error with what it means in front, where we know; some have no text."""
     text = str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError):  # dbus-fast does not say which
+        text = f"system_bus_socket: {text}"
     for sign, meaning in _MEANINGS:
         if sign.lower() in text.lower():
             return f"{meaning} ({text})"

@@ -393,6 +393,13 @@ def test_an_error_is_told_with_what_it_means(text: str, meaning: str) -> None:
     assert text in words
 
 
+def test_a_machine_without_d_bus_says_so() -> None:
+    """What dbus-fast raises there names no file."""
+    assert explain(FileNotFoundError(2, "No such file or directory")).startswith(
+        "D-Bus is not running"
+    )
+
+
 def test_an_error_without_words_has_its_name_and_an_unknown_one_its_own() -> None:
     assert explain(TimeoutError()) == "TimeoutError"
     assert explain(BleakError("something else")) == "something else"
