@@ -1,6 +1,6 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
-# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
+# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 3 to 6 min
 # make test-paho-interop  the suite of eclipse/paho.mqtt.testing, if ../ has a checkout
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes; and

@@ -106,6 +106,7 @@ class Administration:
         self._master = master
         self.more: dict[str, Callable[..., Awaitable[object]]] = {}
         self.on_revoke: list[Callable[[str], None]] = []
+        self._enrolling: dict[str, str] = {}  # Bluetooth address -> device name
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -182,8 +183,14 @@ class Administration:
                 applied=lambda: self._registry.put(device),
             )
 
-        self._registry.put(replace(device, revoked=True))  # its name is taken
-        await self._intake.administer(change)
+        # Its name and its address are taken.
+        self._registry.put(replace(device, revoked=True))
+        if device.address is not None:
+            self._enrolling[device.address] = name
+        try:
+            await self._intake.administer(change)
+        finally:
+            self._enrolling.pop(device.address or "", None)
 
     def check_name(self, name: str) -> None:
         """ConfigurationError where no device can have this name."""
@@ -208,6 +215,10 @@ class Administration:
             problems.append("an address belongs to a device that sends over Bluetooth")
         if address is not None and not ADDRESS.fullmatch(address):
             problems.append(f"address {address!a}: not like F0:12:34:56:78:9A")
+        taken = {**self._enrolling, **self._registry.radio_addresses()}
+        if address is not None and (owner := taken.get(address.upper())):
+            # Its readings would go to one of the two, and to the wrong patient.
+            problems.append(f"address {address}: it is {owner!r}; revoke that first")
         key = None
         if public_key is not None:
             try:
