@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edge.commands.place import Commands
 
-# Objects that are made before the collector looks at the young ones. Python's 700 have it
-# look every few messages at all that wait for their commit. A few megabytes at most.
+# Objects that are made before the collector looks at the young ones. Python's 700 have
+# it look every few messages at all that wait for their commit. A few MB at the most.
 YOUNG_COUNT = 20_000
 
 
