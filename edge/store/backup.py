@@ -8,7 +8,8 @@
                           without it, no backup
 
     KEYS/log.key …        the files of the keys directory
-    KEYS/ring.db          all wrapped keys: the gateway's, patients', episodes'
+    KEYS/ring.db          all wrapped or sealed keys: the gateway's, patients',
+                          episodes', those that devices share with us
     KEYS/keys.json        last: the same
 
 "mac" is HMAC-SHA-256 over the other members, under a key made of the epoch's log key:
@@ -47,7 +48,7 @@ from edge.errors import (
     GatewayError,
     IntegrityError,
 )
-from edge.store import epochs, keysource
+from edge.store import epochs, keysource, shared_keys
 from edge.store.database import (
     APPLICATION_ID,
     DATABASE_NAME,
@@ -159,7 +160,7 @@ def backup_keys(
             for table in RING_TABLES
         }
         plan["meta"] = "SELECT * FROM meta WHERE key IN ('gateway_key', 'origin')"
-        plan["meta"] += " OR key = 'epoch'"
+        plan["meta"] += f" OR key = 'epoch' OR key GLOB '{shared_keys.PREFIX}*'"
         copy_tables(connection, target / RING_NAME, plan, _Pace())
         connection.execute("COMMIT")
         for file in sorted(keys.iterdir()):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import shutil
 import time
 from decimal import Decimal
 from pathlib import Path
 
 import cbor2
 import pytest
+from copies import NOW_MS, save
 from hypothesis import given
 from hypothesis import strategies as st
 from workbench import SignedDevice, a_ward, make_gateway, reader_of, readings_of, vkey
@@ -23,6 +26,9 @@ from edge.ledger.verify import Verdict, verify_proof
 from edge.model import Attestation
 from edge.model import Verdict as Answer
 from edge.store import rotation
+from edge.store.backup import open_copy
+from edge.store.database import rows
+from edge.store.restore import restore
 
 KEY = bytes(range(7, 39))
 TIME_MS = 1_790_000_000_000
@@ -98,6 +104,22 @@ async def test_a_new_master_key_leaves_the_shared_ones_usable(tmp_path: Path) ->
         one.read_bytes() for one in settings.directory.glob("gateway.db*")
     )
     assert KEY not in stored
+
+
+async def test_a_backup_has_the_shared_keys_with_the_keys_alone(tmp_path: Path) -> None:
+    settings = make_gateway(tmp_path / "g")
+    async with a_ward(settings) as (core, mail):
+        await core.administration.add_device("strip", "shared", shared_key=KEY.hex())
+        assert (await mail.send("strip", made(1))).verdict is Answer.COMMITTED
+    save(settings, "saved")
+    saved = tmp_path / "g" / "saved"
+    with contextlib.closing(open_copy(saved / "gateway.db")) as copy:
+        assert not rows(copy, "SELECT 1 FROM meta WHERE key GLOB 'shared-key-*'")
+    shutil.rmtree(settings.directory)
+    keys = saved.with_name("saved-keys")
+    restore(saved, settings.directory, keys, now_ms=NOW_MS)
+    async with a_ward(settings) as (_, mail):
+        assert (await mail.send("strip", made(2))).verdict is Answer.COMMITTED
 
 
 @pytest.mark.parametrize(
