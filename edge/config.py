@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from collections.abc import Mapping as Table
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from edge.errors import ConfigurationError, RejectError
 from edge.ledger.batch import APPROVERS_MAX
 from edge.ledger.ed25519 import key_fault
 from edge.model import is_name
+from edge.mqtt_limits import Limits as MqttLimits
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -132,7 +133,7 @@ class Settings:
     ble_delete_stored: bool = True
     ahead_max_s: int = AHEAD_MAX_S
     behind_max_s: int = BEHIND_MAX_S
-    mqtt_limits: tuple[tuple[str, int], ...] = ()  # by name; the rest stay as they are
+    mqtt_limits: MqttLimits = field(default_factory=MqttLimits)
 
 
 class _Table:
@@ -290,11 +291,9 @@ def _topic_filters(value: object) -> tuple[str, ...]:
     return found
 
 
-def _mqtt_limits(value: object) -> tuple[tuple[str, int], ...]:
+def _mqtt_limits(value: object) -> MqttLimits:
     """The table [mqtt.limits]: bounds of the listener by their names, whole numbers."""
-    from edge.sources.mqtt_listener import Limits  # noqa: PLC0415 - where it is said
-
-    known = {one.name for one in fields(Limits)}
+    known = {one.name for one in fields(MqttLimits)}
     if not isinstance(value, dict):
         raise ValueError("must be a table")
     for name, number in value.items():
@@ -305,7 +304,7 @@ def _mqtt_limits(value: object) -> tuple[tuple[str, int], ...]:
             _whole(1, WINDOW_MAX if window else LIMIT_MAX)(number)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return tuple(value.items())
+    return MqttLimits(**value)
 
 
 def _mappings(value: object) -> tuple[Mapping, ...]:
@@ -531,7 +530,7 @@ def parse(text: str, name: str, base: Path) -> Settings:
     )
     doors = _doors(opened["mqtt"], opened["enrol"], report)
     mappings = opened["mqtt"].get("mapping", (), _mappings)
-    mqtt_limits = opened["mqtt"].get("limits", (), _mqtt_limits)
+    mqtt_limits = opened["mqtt"].get("limits", MqttLimits(), _mqtt_limits)
     ahead = opened["mqtt"].get("ahead_max_s", AHEAD_MAX_S, _whole(1, BEHIND_MAX_S))
     behind = opened["mqtt"].get("behind_max_s", BEHIND_MAX_S, _whole(60, YEAR_S))
     broker = _broker(opened["broker"], path)

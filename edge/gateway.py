@@ -48,7 +48,6 @@ from edge.rekeying import Rekeying
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
-from edge.sources.mqtt_listener import Limits as MqttLimits
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
@@ -507,7 +506,7 @@ async def _start_mqtt(
         keeper=keeper,
         identify=opened.identities.identify,
         mappings=settings.mappings,
-        limits=MqttLimits(**dict(settings.mqtt_limits)),
+        limits=settings.mqtt_limits,
     )
     opened.identities.on_change.append(listener.close_user)
     opened.administration.on_revoke.append(listener.close_user)

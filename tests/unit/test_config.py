@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge import config
 from edge.errors import ConfigurationError
 from edge.init import initialise
-from edge.sources.mqtt_listener import Limits
+from edge.mqtt_limits import Limits
 
 SMALLEST = """\
 [gateway]
@@ -128,7 +128,7 @@ def test_any_text_is_settings_or_a_configuration_error(text: str) -> None:
 def test_every_bound_of_the_listener_can_be_said_by_its_name() -> None:
     text = SMALLEST + "[mqtt.limits]\nconnections_max = 2000\npending_max = 8\n"
     settings = config.parse(text, "iomt.toml", Path("/etc/iomt"))
-    limits = Limits(**dict(settings.mqtt_limits))
+    limits = settings.mqtt_limits
     assert (limits.connections_max, limits.pending_max) == (2000, 8)
     assert limits.receive_max == Limits().receive_max
 
