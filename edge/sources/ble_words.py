@@ -26,6 +26,8 @@ _MEANINGS = (
     ("le-connection-abort-by-local", "BlueZ gave up: too far, busy or a full table"),
     (ADAPTER_FULL, "the adapter holds no more connections"),
     ("org.bluez.Error.ConnectionAttemptFailed", "the device does not answer"),
+    # So says BlueZ 5.66 of a device that was reset and knows its bond no longer.
+    ("br-connection-canceled", "broken off; always? then revoke it and add it again"),
     ("br-connection-", "BlueZ tried classic Bluetooth: remove the device and scan"),
     ("org.freedesktop.DBus.Error.ServiceUnknown", "bluetoothd is not running"),
     ("org.freedesktop.DBus.Error.NameHasNoOwner", "bluetoothd is not running"),

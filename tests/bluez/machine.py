@@ -74,52 +74,59 @@ class NotRunError(Exception):
 
 def kernel_and_archive() -> tuple[Path, Path]:
     """The kernel image and the initramfs, from the cache or made now."""
-    name = _kernel_package()
     stamp, image, archive = CACHE / "made-of", CACHE / "vmlinuz", CACHE / "initramfs"
-    made_of = f"{name} {os.stat(HERE / 'guest-init.sh').st_mtime_ns} {MODULES}"
-    if not (stamp.exists() and stamp.read_text() == made_of):
-        CACHE.mkdir(parents=True, exist_ok=True)
-        stamp.unlink(missing_ok=True)
+    source = f"{os.stat(HERE / 'guest-init.sh').st_mtime_ns} {MODULES}"
+    name = _kernel_package()
+    made_of = stamp.read_text() if stamp.exists() else ""
+    if name and made_of == f"{name} {source}":
+        return image, archive
+    CACHE.mkdir(parents=True, exist_ok=True)
+    package = _download(name)
+    if package is None:  # apt's lists are missing, or older than the archive
+        _update_lists()
+        name = _kernel_package()
         package = _download(name)
-        kernel, modules = _unpacked(package)
-        image.write_bytes(kernel)
-        archive.write_bytes(gzip.compress(_archive(modules), 1))
-        package.unlink()
-        stamp.write_text(made_of)
+    if package is None:
+        if made_of.endswith(source):  # an older kernel is better than none
+            return image, archive
+        raise NotRunError(f"apt-get download gives no kernel ({name or KERNELS})")
+    kernel, modules = _unpacked(package)
+    stamp.unlink(missing_ok=True)
+    image.write_bytes(kernel)
+    archive.write_bytes(gzip.compress(_archive(modules), 1))
+    package.unlink()
+    stamp.write_text(f"{name} {source}")
     return image, archive
 
 
 def _kernel_package() -> str:
     """The exact name: apt-get download with a pattern fetches every kernel."""
     for kernel in KERNELS:
-        try:
-            found = subprocess.run(
-                ["apt-cache", "depends", kernel],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout
-        except OSError as error:
-            raise NotRunError(f"no Debian kernel to be had: {error}") from error
-        if names := re.findall(r"Depends: (linux-image-[0-9][^\s<>]*)", found):
-            return str(names[0])
-    raise NotRunError(f"apt knows none of {', '.join(KERNELS)} (apt-get update?)")
-
-
-def _download(name: str) -> Path:
-    for old in CACHE.glob("*.deb"):
-        old.unlink()
-    for _ in range(2):
-        done = subprocess.run(
-            ["apt-get", "-qq", "download", name],
-            cwd=CACHE,
+        found = subprocess.run(
+            ["apt-cache", "depends", kernel],
             capture_output=True,
             text=True,
             check=False,
-        )
-        if found := list(CACHE.glob("*.deb")):
-            return found[0]
-    raise NotRunError(f"apt-get download {name}: {done.stderr.strip()}")
+        ).stdout
+        if names := re.findall(r"Depends: (linux-image-[0-9][^\s<>]*)", found):
+            return str(names[0])
+    return ""
+
+
+def _update_lists() -> None:
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    with contextlib.suppress(OSError):  # no sudo: then the lists stay as they are
+        command = [*as_root, "apt-get", "-qq", "update"]
+        subprocess.run(command, capture_output=True, check=False)
+
+
+def _download(name: str) -> Path | None:
+    for old in CACHE.glob("*.deb"):
+        old.unlink()
+    if name:
+        command = ["apt-get", "-qq", "download", name]
+        subprocess.run(command, cwd=CACHE, capture_output=True, check=False)
+    return next(CACHE.glob("*.deb"), None)
 
 
 def _unpacked(package: Path) -> tuple[bytes, dict[str, bytes]]:

@@ -382,6 +382,7 @@ async def test_lost_values_are_an_alarm_that_ends_with_their_number(
             "[org.freedesktop.DBus.Error.ServiceUnknown] ...",
             "bluetoothd is not running",
         ),
+        ("[org.bluez.Error.Failed] br-connection-canceled", "revoke it and add it"),
         ("No powered Bluetooth adapters found.", "no adapter is plugged in"),
         ("[org.bluez.Error.Failed] le-connection-abort-by-local", "BlueZ gave up"),
         ("GATT Protocol Error: Insufficient Authentication", "wants to be paired"),
