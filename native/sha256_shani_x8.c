@@ -372,13 +372,11 @@ static void leaves(const struct iomt_leaf *leaf, size_t blocks)
 {
     _Alignas(64) uint8_t built[LANES][IOMT_BLOCK_SIZE];
     const struct chain start = chain_from_words(iomt_sha256_start);
-    const uint8_t *block[LANES];
     struct chain s[LANES];
     size_t last = (blocks - 1) * IOMT_BLOCK_SIZE, other_sizes = 0;
 
     for (unsigned i = 0; i < LANES; i++) {
         s[i] = start;
-        block[i] = leaf[i].record;
         other_sizes |= leaf[i].size ^ 64;
     }
     if (other_sizes == 0) {
@@ -386,10 +384,13 @@ static void leaves(const struct iomt_leaf *leaf, size_t blocks)
         return;
     }
     for (size_t at = 0; at <= last; at += IOMT_BLOCK_SIZE) {
+        const uint8_t *block[LANES];
         words w[16];
 
         /* Padding begins in the last block but one at the earliest. */
         if (at == 0 && blocks > 2) {
+            for (unsigned i = 0; i < LANES; i++)
+                block[i] = leaf[i].record;
             load_first_blocks(w, IOMT_LEAF_PREFIX, block);
         } else {
             find_blocks(block, built, leaf, at, at == last);
