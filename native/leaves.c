@@ -181,30 +181,48 @@ static void hash_rest(const iomt_backend *backend, struct buckets *buckets)
     hash_ordered(backend, buckets->leaf, count);
 }
 
+static void put_into_bucket(const iomt_backend *backend, struct buckets *buckets,
+                            const struct iomt_leaf *leaf)
+{
+    size_t blocks = leaf_blocks(leaf->size), kind = blocks < KINDS ? blocks : KINDS - 1;
+    struct iomt_leaf *bucket = buckets->leaf + kind * IOMT_MAX_LANES;
+
+    bucket[buckets->held[kind]++] = *leaf;
+    if (buckets->held[kind] == backend->lanes) {
+        hash_alike(backend, bucket, backend->lanes, blocks);
+        buckets->held[kind] = 0;
+    }
+}
+
 size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records, size_t size,
                         const void *ends, size_t count, uint8_t *hashes)
 {
+    struct iomt_leaf group[IOMT_MAX_LANES];
     struct buckets buckets;
     uint64_t start = 0;
 
     memset(buckets.held, 0, sizeof buckets.held);
-    for (size_t i = 0; i < count; i++, hashes += IOMT_HASH_SIZE) {
-        uint64_t end = iomt_load_u64(ends, i);
-        struct iomt_leaf *bucket;
-        size_t blocks, kind;
+    for (size_t done = 0; done < count;) {
+        size_t some = count - done < backend->lanes ? count - done : backend->lanes;
+        size_t blocks = 0, differ = 0;
 
-        if (end < start || end > size)
-            return i;
-        blocks = leaf_blocks((size_t)(end - start));
-        kind = blocks < KINDS ? blocks : KINDS - 1;
-        bucket = buckets.leaf + kind * IOMT_MAX_LANES;
-        bucket[buckets.held[kind]++] =
-            (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
-        if (buckets.held[kind] == backend->lanes) {
-            hash_alike(backend, bucket, backend->lanes, blocks);
-            buckets.held[kind] = 0;
+        for (size_t i = 0; i < some; i++, hashes += IOMT_HASH_SIZE) {
+            uint64_t end = iomt_load_u64(ends, done + i);
+
+            if (end < start || end > size)
+                return done + i;
+            group[i] = (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
+            blocks = leaf_blocks(group[i].size);
+            differ |= blocks ^ leaf_blocks(group[0].size);
+            start = end;
         }
-        start = end;
+        done += some;
+        /* Neighbours are often alike, and then need no bucket. */
+        if (differ == 0 && some == backend->lanes)
+            hash_alike(backend, group, some, blocks);
+        else
+            for (size_t i = 0; i < some; i++)
+                put_into_bucket(backend, &buckets, &group[i]);
     }
     if (count > 0 && start != size)
         return count - 1;
