@@ -340,10 +340,10 @@ def _mapping(table: object) -> Mapping:
     if not isinstance(table["metrics"], dict):
         raise ValueError("metrics is no table")
     found = []
-    for metric, field in table["metrics"].items():
-        if not isinstance(field, dict) or set(field) != {"path", "unit"}:
+    for metric, where in table["metrics"].items():
+        if not isinstance(where, dict) or set(where) != {"path", "unit"}:
             raise ValueError(f"metrics.{metric}: needs path and unit, and nothing else")
-        found.append(Field(metric, _text(field["path"]), _text(field["unit"])))
+        found.append(Field(metric, _text(where["path"]), _text(where["unit"])))
     time_path = _text(table["time"]) if "time" in table else ""
     rule = Rule(tuple(found), time_path, _text(table.get("time_unit", "s")))
     check_rule(rule)

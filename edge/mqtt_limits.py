@@ -1,4 +1,4 @@
-"""The bounds of the MQTT listener; the configuration's [mqtt.limits] may change them."""
+"""The bounds of the MQTT listener; [mqtt.limits] of the configuration changes them."""
 
 from __future__ import annotations
 
