@@ -69,6 +69,8 @@ LEFT_OUT_TABLES = frozenset({"contract_state", "quarantine"})
 KEPT_META = (
     *("origin", "epoch", "ended-*", "kept-*", "retained.*", "contract-*"),
     *("rollback_alarm", "frames_indexed", "start_hashes"),
+    # Who devices are: keys that are public, hashes of keys, salted ones of passwords.
+    *("device-keys-*", "tls-*", "password-*"),
 )
 RING_TABLES = ("patients", "episodes", "assignments", "erasures")
 WRAPPED = "wrapped"  # the column of a wrapped key, in every table that has one
@@ -157,7 +159,7 @@ def backup_keys(
             for table in RING_TABLES
         }
         plan["meta"] = "SELECT * FROM meta WHERE key IN ('gateway_key', 'origin')"
-        plan["meta"] += " OR key = 'epoch'"
+        plan["meta"] += " OR key = 'epoch' OR key GLOB 'shared-key-*'"
         copy_tables(connection, target / RING_NAME, plan, _Pace())
         connection.execute("COMMIT")
         for file in sorted(keys.iterdir()):

@@ -338,4 +338,6 @@ def _check_keys(
     opened = Keys(load_keys(keys, None if held else CREDENTIAL).master, ring)
     [(wrapped,)] = rows(ring, "SELECT value FROM meta WHERE key = 'gateway_key'")
     store.execute("INSERT OR REPLACE INTO meta VALUES ('gateway_key', ?)", (wrapped,))
+    shared = rows(ring, "SELECT key, value FROM meta WHERE key GLOB 'shared-key-*'")
+    store.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", shared)
     return opened
