@@ -8,7 +8,8 @@
                           without it, no backup
 
     KEYS/log.key …        the files of the keys directory
-    KEYS/ring.db          all wrapped keys: the gateway's, patients', episodes'
+    KEYS/ring.db          all wrapped keys: the gateway's, patients', episodes', and
+                          those that devices share with it
     KEYS/keys.json        last: the same
 
 "mac" is HMAC-SHA-256 over the other members, under a key made of the epoch's log key:

@@ -440,6 +440,7 @@ async def test_devices_are_who_they_were_after_a_restore(tmp_path: Path) -> None
     tables = (top / "saved" / "gateway.db").read_bytes()
     assert b"shared-key-" not in tables
     restore(top / "saved", top / "again", top / "saved-keys", now_ms=NOW_MS)
+    assert_proven(settings, reader_at(top / "again"), tmp_path / "proofs")
     async with open_core(moved(settings, top / "again")) as core:
         device, strip = (core.registry.find(one) for one in ("pump", "strip"))
         assert device is not None
@@ -449,5 +450,3 @@ async def test_devices_are_who_they_were_after_a_restore(tmp_path: Path) -> None
         assert strip.shared_key == shared
         password = str(made["password"]).encode()
         assert core.identities.identify("strip", password, None) == ("device", "strip")
-    reader = reader_at(top / "again")
-    assert_proven(settings, reader, tmp_path / "proofs")
