@@ -23,6 +23,7 @@ from edge.errors import ConfigurationError, RejectError
 from edge.ledger.batch import APPROVERS_MAX
 from edge.ledger.ed25519 import key_fault
 from edge.model import is_name
+from edge.mqtt_limits import Limits
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -292,8 +293,6 @@ def _topic_filters(value: object) -> tuple[str, ...]:
 
 def _mqtt_limits(value: object) -> tuple[tuple[str, int], ...]:
     """The table [mqtt.limits]: bounds of the listener by their names, whole numbers."""
-    from edge.sources.mqtt_listener import Limits  # noqa: PLC0415 - where it is said
-
     known = {one.name for one in fields(Limits)}
     if not isinstance(value, dict):
         raise ValueError("must be a table")

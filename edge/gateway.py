@@ -44,11 +44,11 @@ from edge.heartbeat import beat
 from edge.identity import Identities
 from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
+from edge.mqtt_limits import Limits as MqttLimits
 from edge.rekeying import Rekeying
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
-from edge.sources.mqtt_listener import Limits as MqttLimits
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store

@@ -22,7 +22,8 @@ from edge.sources.mqtt_session import Feed, Keeper, Session, decode
 from edge.sources.mqtt_window import SendWindow
 
 if TYPE_CHECKING:
-    from edge.sources.mqtt_listener import Limits, RateLimitedLog
+    from edge.mqtt_limits import Limits
+    from edge.sources.mqtt_listener import RateLimitedLog
 
 SECOND_MS = 1000
 NANOSECONDS_PER_MS = 1_000_000

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge import config
 from edge.errors import ConfigurationError
 from edge.init import initialise
-from edge.sources.mqtt_listener import Limits
+from edge.mqtt_limits import Limits
 
 SMALLEST = """\
 [gateway]
