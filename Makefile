@@ -72,6 +72,8 @@ bench: $(VENV)/installed-dev
 		--benchmark-json=build/native.json
 	$(BIN)/python benchmarks/native_report.py build/native.json --plot build/native.png
 	$(BIN)/python benchmarks/gateway.py
+	for part in rate ledger receipts; do $(BIN)/python benchmarks/front_door.py $$part; done
+	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/bluetooth.py
 
 # Everything that the tests take samples of: hours of a clinic's bad luck in minutes.

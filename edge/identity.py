@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge.administration import Administration
 from edge.devices.registry import Device, DeviceKind, Registry
-from edge.errors import ConfigurationError, RejectError
+from edge.errors import ConfigurationError, NotFoundError, RejectError
 from edge.intake import Intake
 from edge.open_batch import Change
 from edge.rekeying import GRACE_MAX_H, Rekeying
@@ -186,15 +186,19 @@ class Identities:
             self._wrong_s.append(time.monotonic())
             raise RejectError("no such claim, or it is older than ten minutes")
         self.authority().issue(request, claim.device)  # whether it is any good
-        del self._claims[code]  # before anything waits: no second device has it
         known = self._registry.find(claim.device)
         public = _signing_key(key_of_request(request)).hex()
         try:
+            if claim.grace_h is not None:
+                self._rekeying.check(claim.device, public, claim.grace_h)
+            del self._claims[code]  # before anything waits: no second device has it
             if known is None:
                 await self._administration.add_device(claim.device, "signed", public)
             elif claim.grace_h is not None:
                 await self._rekeying.replace_key(claim.device, public, claim.grace_h)
             row = await self.certificate(claim.device, request)
+        except NotFoundError as error:
+            raise RejectError(str(error)) from error
         except ConfigurationError as error:
             raise RejectError("; ".join(error.problems)) from error
         return {"device": claim.device, **row}

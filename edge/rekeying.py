@@ -51,9 +51,7 @@ class Rekeying:
 
         ConfigurationError where it cannot be, with nothing changed.
         """
-        device = self._administration.known(name)
-        keys = device_keys.keys_of(self._connection, device.id)
-        key = self._check(device, public_key, grace_h, keys)
+        device, keys, key = self.check(name, public_key, grace_h)
         until_ms = 0
 
         def change(now_ms: int) -> Change:
@@ -91,13 +89,12 @@ class Rekeying:
                 )
             )
 
-    def _check(
-        self,
-        device: Device,
-        public_key: str,
-        grace_h: int,
-        keys: list[device_keys.SigningKey],
-    ) -> bytes:
+    def check(
+        self, name: str, public_key: str, grace_h: int
+    ) -> tuple[Device, list[device_keys.SigningKey], bytes]:
+        """(the device, its keys so far, the new one); ConfigurationError otherwise."""
+        device = self._administration.known(name)
+        keys = device_keys.keys_of(self._connection, device.id)
         if device.kind is not DeviceKind.SIGNED and device.public_key is None:
             raise ConfigurationError([f"device {device.name} signs nothing"])
         if not 0 <= grace_h <= GRACE_MAX_H:
@@ -114,4 +111,4 @@ class Rekeying:
             raise ConfigurationError([problem])
         if device.id in self._changing:
             raise ConfigurationError([f"device {device.name}: its key is changing"])
-        return key
+        return device, keys, key

@@ -279,11 +279,11 @@ def first_entries(
         return found
     for device in registry.all():
         if not device.revoked:
-            found += _enrolled_again(device, now_ms)
+            found += enrolled_again(device, now_ms)
     return found
 
 
-def _enrolled_again(device: Device, now_ms: int) -> list[bytes]:
+def enrolled_again(device: Device, now_ms: int) -> list[bytes]:
     """The enrolment of a device, by a key that is still good and then by its own."""
     key, former, until_ms = device.public_key, device.former_key, device.former_until_ms
     if key is None:

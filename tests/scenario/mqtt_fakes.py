@@ -11,8 +11,9 @@ from typing import Any, Protocol, Self
 import pytest
 
 from edge.model import Arrival, Outcome, Verdict
+from edge.mqtt_limits import Limits
 from edge.sources.mqtt_encoder import encode
-from edge.sources.mqtt_listener import Limits, MqttListener
+from edge.sources.mqtt_listener import MqttListener
 from edge.sources.mqtt_packets import (
     V5,
     V311,

@@ -12,7 +12,7 @@ from mqtt_fakes import FakeDoor, Peer, listening
 from test_mqtt_kept_sessions import hello
 from workbench import SignedDevice, make_gateway
 
-from edge.sources.mqtt_listener import Limits
+from edge.mqtt_limits import Limits
 from edge.sources.mqtt_packets import (
     V5,
     Disconnect,

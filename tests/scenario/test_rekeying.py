@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,15 @@ from workbench import (
 )
 
 from edge import cli
+from edge.devices.registry import Device, DeviceKind
 from edge.errors import ConfigurationError, Reason
 from edge.gateway import Core
+from edge.ledger.batch import DeviceEnrolment, DeviceKey, decode_entry
 from edge.ledger.verify import Verdict, verify_directory, verify_proof
+from edge.model import Attestation
 from edge.model import Verdict as Answer
 from edge.rekeying import GRACE_MAX_H, HOUR_MS
-from edge.store import custody
+from edge.store import custody, epochs
 
 NODE = os.environ.get("IOMT_NODE") or shutil.which("node")
 CLI = Path(__file__).parents[2] / "verifier" / "cli.mjs"
@@ -170,7 +174,10 @@ async def test_a_claim_gives_a_device_its_new_key_at_the_enrolment_door(
         status, answer = await redeem(row, request_of(key))
         assert (status, "not the one" in answer["error"]) == (403, True)
         row = await do(door, "device-enrol", device="pump", grace_h=0)
-        status, answer = await redeem(row, request_of(key))
+        present = ed25519.Ed25519PrivateKey.from_private_bytes(old.seed)
+        status, answer = await redeem(row, request_of(present))
+        assert (status, "signs with it" in answer["error"]) == (403, True)
+        status, answer = await redeem(row, request_of(key))  # not used up by that
         assert status == 200, answer
         outcome = await mail.send("pump", old.envelope())
         assert outcome.reason is Reason.BAD_SIGNATURE
@@ -197,3 +204,17 @@ async def test_the_command_says_until_when_the_old_key_is_taken(
     device = reader_of(settings).registry().find("pump")
     assert device is not None
     assert device.former_key == bytes.fromhex(old.public_key)
+
+
+def test_a_later_epoch_has_the_key_within_its_grace_and_the_new_one() -> None:
+    """In the order that makes a verifier take both; without grace the new one alone."""
+    old, new = (bytes.fromhex(one.public_key) for one in old_and_new())
+    device = Device(1, "pump", bytes(16), DeviceKind.SIGNED, new)
+    device = replace(device, former_key=old, former_until_ms=500)
+    for now_ms, expected in (
+        (499, [DeviceEnrolment(bytes(16), 499, Attestation.DEVICE, old),
+               DeviceKey(bytes(16), 499, new, 500)]),
+        (500, [DeviceEnrolment(bytes(16), 500, Attestation.DEVICE, new)]),
+    ):  # fmt: skip
+        entries = epochs.enrolled_again(device, now_ms)
+        assert [decode_entry(one) for one in entries] == expected
