@@ -1,9 +1,11 @@
 # make run     from a fresh machine to the simulated ward, until Ctrl-C
 # make test    everything that CI runs
-# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 2 to 6 min
+# make test-bluez  the Bluetooth source on BlueZ and a Linux kernel, in QEMU: 3 to 6 min
+# make test-paho-interop  the suite of eclipse/paho.mqtt.testing, if ../ has a checkout
 # make bench   the benchmark tables
 # make soak    power cuts, failing disks and kills, all of them: about ten minutes; and
-#              10,000,000 signatures against OpenSSL's answer: about half an hour
+#              10,000,000 signatures against OpenSSL's answer, and as many damaged MQTT
+#              streams and envelopes: about an hour
 # make clean   remove what was built (not the data)
 #
 # PYTHON=python3.13 make run   uses another interpreter for the virtual environment
@@ -15,7 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := $(wildcard native/*.c native/*.h native/*.py) setup.py
 
-.PHONY: run test test-bluez test-bluez-if-possible lint c-test py-test bench soak clean system test-system
+.PHONY: run test test-bluez test-bluez-if-possible test-paho-interop lint c-test py-test bench soak clean system test-system
 
 run: $(VENV)/installed
 	$(BIN)/iomt demo $(DEMO)
@@ -48,6 +50,10 @@ test-bluez-if-possible: $(VENV)/installed-dev
 	@tools/system-packages $(PYTHON) bluez || true
 	@$(BIN)/python tests/bluez/machine.py || [ $$? = 77 ]
 
+# The interoperability suite of Eclipse paho, where a checkout lies beside the project.
+test-paho-interop: $(VENV)/installed-dev
+	@$(BIN)/python tests/interop/paho.py || [ $$? = 77 ]
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,6 +72,8 @@ bench: $(VENV)/installed-dev
 		--benchmark-json=build/native.json
 	$(BIN)/python benchmarks/native_report.py build/native.json --plot build/native.png
 	$(BIN)/python benchmarks/gateway.py
+	for part in rate ledger receipts; do $(BIN)/python benchmarks/front_door.py $$part; done
+	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/bluetooth.py
 
 # Everything that the tests take samples of: hours of a clinic's bad luck in minutes.
@@ -82,6 +90,7 @@ soak: test-system $(VENV)/installed-dev
 		tests/scenario/test_reference_device.py
 	IOMT_DIFFERENTIAL=2000 $(BIN)/python -m pytest --timeout 900 \
 		tests/unit/test_contract_random.py
+	IOMT_FUZZ=10000000 $(BIN)/python -m pytest --timeout 7200 tests/unit/test_fuzz.py
 	$(BIN)/python tests/native/test_ed25519_fuzz.py 10000000
 
 clean:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import commit_hashing
 import peers
 import report
 from mqtt_load import Measured, Phase
@@ -94,6 +95,7 @@ class Results(NamedTuple):
     idle: Cells
     memory: Cells
     disk: Cells
+    hashing: Cells
 
 
 RATE_HEAD = ("readings/s", "CPU ms per 1,000", "commits/s", "client CPU ms per 1,000")
@@ -101,6 +103,7 @@ LATENCY_HEAD = ("p50 ms", "p99 ms", "max ms", "CPU ms per 1,000", "client lag p9
 IDLE_HEAD = ("value",)
 MEMORY_HEAD = ("RSS MiB", "PSS MiB")
 DISK_HEAD = ("commits/s", "database B/reading", "tiles B/reading", "written B/reading")
+HASHING_HEAD = ("CPU ms per 1,000", "of it hashing", "%")
 CPU_COLUMN = RATE_HEAD.index("CPU ms per 1,000")
 CEILING = "cryptography: Ed25519 verify alone"
 FLOOR = f"floor: verify + SQLite WAL FULL, {peers.BATCH} a commit"
@@ -112,7 +115,7 @@ class Bench:
 
     def __init__(self, load: Load, plan: Plan, parent: Path) -> None:
         self._load, self._plan, self._parent = load, plan, parent
-        self.results = Results({}, {}, {}, {}, {})
+        self.results = Results({}, {}, {}, {}, {}, {})
 
     def run(self) -> Results:
         """All rows; the peers stand between ours, so that noise meets them alike."""
@@ -160,6 +163,22 @@ class Bench:
             if (connections, window) == self._plan.windows[-1]:
                 sizes = report.memory_mb(gateway.pid)
                 self.results.memory[f"after {load}, at full load"] = list(sizes)
+                self._hashing(load, rate, connections)
+
+    def _hashing(self, load: str, rate: list[float], devices: int) -> None:
+        """What batch calls save of that load, against a call for each record."""
+        commits_per_s = rate[RATE_HEAD.index("commits/s")]
+        records = round(rate[0] / commits_per_s)
+        found = commit_hashing.measure(records, devices)
+        whole_ms = rate[CPU_COLUMN]
+        slower_ms = whole_ms - found.batch_calls_ms + found.loops_ms
+        for name, total_ms, hashing_ms in (
+            ("batch calls of the core", whole_ms, found.batch_calls_ms),
+            ("a Python call for each record, reckoned", slower_ms, found.loops_ms),
+        ):
+            share = hashing_ms / total_ms * 100
+            label = f"{load}, {name}"
+            self.results.hashing[label] = [total_ms, hashing_ms, share]
 
     def _loaded(self, gateway: Gateway, phase: Phase) -> tuple[list[float], Measured]:
         """Run a phase; (its cells of the disk table, what the load saw)."""
@@ -326,6 +345,7 @@ def print_tables(runs: Sequence[Results]) -> None:
     merged("One device alone on an idle gateway", IDLE_HEAD, lambda run: run.idle)
     merged("Memory of the gateway", MEMORY_HEAD, lambda run: run.memory)
     merged("Disk", DISK_HEAD, lambda run: run.disk)
+    merged("Hashing of commits", HASHING_HEAD, lambda run: run.hashing)
 
 
 def ratios(runs: Sequence[Results]) -> str:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 from mqtt_load import HOST, Measured, Phase, seed_of
@@ -82,6 +83,13 @@ async def slow_loris(port: int) -> None:
     await _many(200, lambda: _send(port, *bytes_, pause_s=1.0))
 
 
+async def one_byte_a_second(port: int) -> None:
+    """200 clients that were let in, each with a PUBLISH of one byte a second."""
+    clients = (encode(Connect(f"drip-{number}", V5), V5) for number in count())
+    drip = [bytes((byte,)) for byte in encode(Publish(TOPIC, bytes(99)), V5)]
+    await _many(200, lambda: _send(port, next(clients), *drip, pause_s=1.0))
+
+
 async def connection_flood(port: int) -> None:
     """As many connections a second as one process makes, each gone at once."""
 
@@ -139,6 +147,7 @@ ATTACKS: dict[str, Callable[[int], Awaitable[None]]] = {
     one.__name__: one
     for one in (
         slow_loris,
+        one_byte_a_second,
         connection_flood,
         length_of_256_mb,
         malformed_utf_8,

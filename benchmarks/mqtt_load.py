@@ -33,7 +33,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from edge.devices.envelope import build, kid_of
-from edge.devices.metrics import make_reading
+from edge.devices.metrics import BY_NAME, make_reading
 from edge.ledger import core
 
 STREAM = "vitals"
@@ -66,6 +66,7 @@ class Phase:
     count_max: int = 0
     repeat: bool = False
     rate_per_s: float = 0.0
+    unsigned: bool = False  # SenML JSON in place of envelopes
 
 
 @dataclass(slots=True)
@@ -108,13 +109,33 @@ class Fleet:
     def __init__(self) -> None:
         self._sequences: dict[str, int] = {}
 
-    def packets(self, device: str, count: int, interval_ms: float) -> list[bytes]:
+    def packets(
+        self, device: str, count: int, interval_ms: float, *, unsigned: bool = False
+    ) -> list[bytes]:
         """The next PUBLISH packets of a device; packet i has identifier i + 1."""
         if count > PACKET_IDS_MAX:
             raise ValueError(f"{count} packets; at most {PACKET_IDS_MAX}")
         topic = f"iomt/v1/{device}/{STREAM}".encode()
-        envelopes = self.envelopes(device, count, interval_ms)
-        return [publish(topic, at, one) for at, one in enumerate(envelopes, start=1)]
+        made = self.senml if unsigned else self.envelopes
+        payloads = made(device, count, interval_ms)
+        return [publish(topic, at, one) for at, one in enumerate(payloads, start=1)]
+
+    def senml(self, device: str, count: int, interval_ms: float) -> list[bytes]:
+        """The next `count` messages of a device that does not sign; the same values."""
+        first = self._sequences.get(device, 0)
+        self._sequences[device] = first + count
+        start_ms = time.time_ns() // 1_000_000
+        draw = random.Random(f"{device} {first}")
+        payloads = []
+        for place in range(count):
+            now_s = (start_ms + int(place * interval_ms)) / 1000
+            records: list[dict[str, object]] = [
+                {"n": name, "u": BY_NAME[name].unit, "v": float(value)}
+                for name, value in _vital_signs(draw).items()
+            ]
+            records[0]["bt"] = now_s + place / 1e6  # no two are the same message
+            payloads.append(json.dumps(records, separators=(",", ":")).encode())
+        return payloads
 
     def envelopes(self, device: str, count: int, interval_ms: float) -> list[bytes]:
         """The next `count` envelopes of a device.
@@ -291,7 +312,7 @@ class Run:
             count = int(span_s * phase.rate_per_s / phase.connections)
             interval_ms = 1000 * phase.connections / phase.rate_per_s
         for device in device_names(phase.prefix, phase.connections):
-            packets = fleet.packets(device, count, interval_ms)
+            packets = fleet.packets(device, count, interval_ms, unsigned=phase.unsigned)
             self.clients.append(
                 Client(device, packets, self._acknowledged, self._failed)
             )

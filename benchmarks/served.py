@@ -29,6 +29,7 @@ from edge.store.database import TILE_DIRECTORY, open_reader, rows
 ORIGIN = "bench.example/ward"
 PREFIX = "bed-"
 STOP_TIMEOUT_S = 30.0
+PROGRAM = ("-m", "edge")
 
 
 class Load:
@@ -72,15 +73,15 @@ class Gateway:
     port: int
     pid: int
 
-    def enrol(self, count: int) -> None:
-        """`count` signed devices, each at a patient of its own."""
+    def enrol(self, count: int, *, unsigned: bool = False) -> None:
+        """`count` devices, which sign or do not, each at a patient of its own."""
         for device in device_names(PREFIX, count):
-            public_key = core.public_key(seed_of(device)).hex()
+            how = {"kind": "unsigned"}
+            if not unsigned:
+                public_key = core.public_key(seed_of(device)).hex()
+                how = {"kind": "signed", "public_key": public_key}
             for operation, arguments in (
-                (
-                    "device-add",
-                    {"name": device, "kind": "signed", "public_key": public_key},
-                ),
+                ("device-add", {"name": device} | how),
                 ("patient-add", {"name": f"P-{device}"}),
                 ("device-assign", {"name": device, "patient": f"P-{device}"}),
             ):
@@ -111,11 +112,16 @@ class Gateway:
 
 @contextmanager
 def running(
-    parent: Path, contracts: Mapping[str, str] | None = None
+    parent: Path,
+    contracts: Mapping[str, str] | None = None,
+    *,
+    more: str = "",
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Gateway]:
     """`iomt run` on a fresh directory; at the end stopped, checked and removed.
 
-    With the contracts of `iomt init`, or these texts by their names.
+    With the contracts of `iomt init`, or these texts by their names, and `more` at the
+    end of its configuration. Of another program than `iomt` the ledger is not checked.
     """
     top = Path(tempfile.mkdtemp(prefix="iomt-bench-", dir=parent))
     try:
@@ -124,7 +130,7 @@ def running(
         text = text.replace("127.0.0.1:1883", f"127.0.0.1:{port}")
         text = text.replace("127.0.0.1:8080", "127.0.0.1:0")
         text = text.replace('# clock = "auto"  ', 'clock = "trusted"  ')
-        configuration = initialise(top, ORIGIN, text)
+        configuration = initialise(top, ORIGIN, text + more)
         settings = config.load(configuration)
         if contracts is not None and settings.contracts is not None:
             shutil.rmtree(settings.contracts)
@@ -135,7 +141,7 @@ def running(
             raise RuntimeError("the template of the configuration has changed")
         with (top / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edge", "run", "--config", str(configuration)],
+                [sys.executable, *program, "run", "--config", str(configuration)],
                 stdout=log,
                 stderr=log,
             )
@@ -153,7 +159,8 @@ def running(
         finally:
             process.kill()
             process.wait()
-        verify_ledger(gateway, top / "exported")
+        if program == PROGRAM:
+            verify_ledger(gateway, top / "exported")
     finally:
         shutil.rmtree(top)
 

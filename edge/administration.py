@@ -16,6 +16,7 @@ from dataclasses import replace
 from edge import cbor
 from edge.clock import Clock
 from edge.contracts.evaluation import RELEASED
+from edge.devices.mac_envelope import KEY_SIZE as SHARED_KEY_SIZE
 from edge.devices.registry import Assignment, Device, DeviceKind, Registry
 from edge.errors import ConfigurationError, NotFoundError
 from edge.intake import Intake
@@ -23,7 +24,8 @@ from edge.ledger import device_key
 from edge.ledger.batch import DeviceEnrolment, DeviceRevocation
 from edge.model import Attestation, Flag, Kind, Record, is_name
 from edge.open_batch import Change
-from edge.store.commit import Class, Slot
+from edge.store import shared_keys
+from edge.store.commit import Class, Slot, SqlValue
 from edge.store.keys import Keys, patient_associated
 from edge.store.vault import seal, unseal
 
@@ -104,6 +106,7 @@ class Administration:
         self._master = master
         self.more: dict[str, Callable[..., Awaitable[object]]] = {}
         self.on_revoke: list[Callable[[str], None]] = []
+        self._enrolling: dict[str, str] = {}  # Bluetooth address -> device name
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -145,9 +148,14 @@ class Administration:
         kind: str,
         public_key: str | None = None,
         address: str | None = None,
+        shared_key: str | None = None,
     ) -> None:
-        """Enrol a device; `public_key` is hexadecimal, for kind `signed` only."""
+        """Enrol a device.
+
+        `public_key` is hexadecimal, for kind `signed` only, `shared_key` for `shared`.
+        """
         key = self._check_device(name, kind, public_key, address)
+        secret = _shared_key(kind, shared_key)
         device = Device(
             id=self._registry.next_device_id(),
             name=name,
@@ -155,6 +163,7 @@ class Administration:
             kind=DeviceKind(kind),
             public_key=key,
             address=address.upper() if address else None,
+            shared_key=secret,
         )
         values = (device.id, name, device.ref, kind, key, device.address)
         attestation = Attestation.DEVICE if key else Attestation.GATEWAY
@@ -162,14 +171,26 @@ class Administration:
         def change(now_ms: int) -> Change:
             insert = "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, NULL)"
             entry = DeviceEnrolment(device.ref, now_ms, attestation, key)
+            statements: list[tuple[str, tuple[SqlValue, ...]]] = [
+                (insert, (*values, now_ms))
+            ]
+            if secret is not None:
+                where = self._keys.gateway, device.id, device.ref
+                statements.append(shared_keys.statement(*where, secret))
             return Change(
-                statements=[(insert, (*values, now_ms))],
+                statements=statements,
                 entries=[entry.encode()],
                 applied=lambda: self._registry.put(device),
             )
 
-        self._registry.put(replace(device, revoked=True))  # its name is taken
-        await self._intake.administer(change)
+        # Its name and its address are taken.
+        self._registry.put(replace(device, revoked=True))
+        if device.address is not None:
+            self._enrolling[device.address] = name
+        try:
+            await self._intake.administer(change)
+        finally:
+            self._enrolling.pop(device.address or "", None)
 
     def check_name(self, name: str) -> None:
         """ConfigurationError where no device can have this name."""
@@ -190,10 +211,14 @@ class Administration:
             problems.append("a public key belongs to a signed device, and only there")
         if kind == DeviceKind.BLE and address is None:
             problems.append("a Bluetooth device has an address")
-        if kind == DeviceKind.UNSIGNED and address is not None:
+        if kind in (DeviceKind.UNSIGNED, DeviceKind.SHARED) and address is not None:
             problems.append("an address belongs to a device that sends over Bluetooth")
         if address is not None and not ADDRESS.fullmatch(address):
             problems.append(f"address {address!a}: not like F0:12:34:56:78:9A")
+        taken = {**self._enrolling, **self._registry.radio_addresses()}
+        if address is not None and (owner := taken.get(address.upper())):
+            # Its readings would go to one of the two, and to the wrong patient.
+            problems.append(f"address {address}: it is {owner!r}; revoke that first")
         key = None
         if public_key is not None:
             try:
@@ -301,6 +326,23 @@ class Administration:
         if device is None or device.revoked:
             raise NotFoundError(f"no device {name!r} is enrolled")
         return device
+
+
+def _shared_key(kind: str, text: str | None) -> bytes | None:
+    """The shared key of a device of this kind, from hexadecimal digits."""
+    if (kind == DeviceKind.SHARED) != (text is not None):
+        problem = "a shared key belongs to a device of kind shared, and only there"
+        raise ConfigurationError([problem])
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != SHARED_KEY_SIZE or len(set(key)) == 1:
+        problem = f"shared key: not {SHARED_KEY_SIZE} random bytes in hexadecimal"
+        raise ConfigurationError([problem])
+    return key
 
 
 def software_hash(files: Mapping[str, bytes]) -> bytes:

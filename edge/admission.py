@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edge.devices import es256, mapped, senml
+from edge.devices import es256, mac_envelope, mapped, senml
 from edge.devices.envelope import Envelope, kid_of, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.fragments import ENVELOPE_UUID as ENVELOPE
@@ -29,7 +29,7 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
-from edge.ledger.device_key import EDDSA, algorithm_of
+from edge.ledger.device_key import EDDSA, ES256, algorithm_of
 from edge.model import (
     NO_FLAGS,
     Arrival,
@@ -53,9 +53,23 @@ DIGEST_SIZE = 16
 WILL_KEPT_SIZE = 1_024
 
 
+# How one envelope is checked, where not many at once; algorithm_of(key) is its own.
+_CHECKS = {ES256: es256.verify, mac_envelope.HMAC_256: mac_envelope.verify}
+
+
 def digest_of(payload: bytes) -> bytes:
     """What a payload is remembered by."""
     return hashlib.sha256(payload).digest()[:DIGEST_SIZE]
+
+
+class TimeLimits(NamedTuple):
+    """How far a device's clock may be from ours; what is beyond is refused."""
+
+    ahead_ms: int = AHEAD_MAX_MS
+    behind_ms: int = BEHIND_MAX_MS
+
+
+DEFAULT_LIMITS = TimeLimits()
 
 
 class _Taken(NamedTuple):
@@ -97,7 +111,9 @@ class Admission:
         windows: dict[int, SequenceWindow],
         recall: Recall,
         poison: frozenset[bytes] = frozenset(),
+        limits: TimeLimits = DEFAULT_LIMITS,
     ) -> None:
+        self._limits = limits
         self._registry = registry
         self._windows = windows
         self._recall = recall
@@ -164,16 +180,15 @@ class Admission:
             )
         if device.kind is DeviceKind.SIGNED:
             envelope = parse_envelope(payload)
-            key = device.public_key
-            if (
-                key is None
-                or envelope.kid != kid_of(key)
-                or envelope.algorithm != algorithm_of(key)
-            ):
+            key = _signing_key(device, envelope, received_ms)
+            return _Opened(device, envelope.readings, envelope, timed=True, key=key)
+        if device.kind is DeviceKind.SHARED:
+            envelope, shared = mac_envelope.parse(payload), device.shared_key
+            if shared is None or envelope.kid != kid_of(shared):
                 raise RefusedError(
-                    Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
+                    Reason.BAD_SIGNATURE, "the kid is not that of the shared key"
                 )
-            return _Opened(device, envelope.readings, envelope, timed=True)
+            return _Opened(device, envelope.readings, envelope, timed=True, key=shared)
         return _unsigned(device, arrival, received_ms)
 
     def _device(self, arrival: Arrival) -> Device:
@@ -218,7 +233,7 @@ class Admission:
             repeated = self._repeat(device, arrival, received_ms, opened)
         if repeated is not None:
             return repeated
-        flags = _flags(opened, received_ms, synced=synced)
+        flags = _flags(opened, received_ms, self._limits, synced=synced)
         if arrival.backlog:
             flags |= Flag.BACKLOG
         gap = None
@@ -235,7 +250,9 @@ class Admission:
             original,
             device.name,
             envelope.stream if envelope is not None else arrival.stream,
-            Attestation.DEVICE if envelope is not None else Attestation.GATEWAY,
+            Attestation.DEVICE
+            if device.kind is DeviceKind.SIGNED
+            else Attestation.GATEWAY,
             arrival.link,
             flags,
             device.assignment.ref if device.assignment else None,
@@ -352,6 +369,28 @@ class _Opened(NamedTuple):
     readings: tuple[Reading, ...]
     envelope: Envelope | None
     timed: bool
+    key: bytes = b""  # that has to have signed the envelope
+
+
+def _signing_key(device: Device, envelope: Envelope, received_ms: int) -> bytes:
+    """The device's key that the envelope names, of those that are good."""
+    key = device.public_key
+    if key is None or envelope.kid != kid_of(key):
+        former = device.former_key
+        if former is None or envelope.kid != kid_of(former):
+            raise RefusedError(
+                Reason.BAD_SIGNATURE, "the kid is not that of the device's key"
+            )
+        if received_ms >= device.former_until_ms:
+            raise RefusedError(
+                Reason.BAD_SIGNATURE, "the device's key of before is good no more"
+            )
+        key = former
+    if envelope.algorithm != algorithm_of(key):
+        raise RefusedError(
+            Reason.BAD_SIGNATURE, "the algorithm is not that of the device's key"
+        )
+    return key
 
 
 def _unsigned(device: Device, arrival: Arrival, received_ms: int) -> _Opened:
@@ -407,7 +446,7 @@ def _may_come_again(arrival: Arrival, opened: _Opened) -> bool:
 def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     """One byte for each envelope: whether the enrolled key signed it."""
     signed = [
-        (one.device.public_key or b"", one.envelope)
+        (one.key, one.envelope)
         for one in opened
         if isinstance(one, _Opened) and one.envelope is not None
     ]
@@ -423,12 +462,14 @@ def _verified(opened: Sequence[_Opened | RefusedError]) -> bytes:
     return bytes(
         next(many)
         if envelope.algorithm == EDDSA
-        else es256.verify(key, envelope.signed_bytes, envelope.signature)
+        else _CHECKS[envelope.algorithm](key, envelope.signed_bytes, envelope.signature)
         for key, envelope in signed
     )
 
 
-def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
+def _flags(
+    opened: _Opened, received_ms: int, limits: TimeLimits, *, synced: bool
+) -> Flag:
     """The record's flags; refuses a device time that cannot be."""
     flags = NO_FLAGS
     if not synced:
@@ -444,15 +485,15 @@ def _flags(opened: _Opened, received_ms: int, *, synced: bool) -> Flag:
     # A GATT time has no zone, and most devices' clocks were never set.
     if synced and times and opened.device.kind is not DeviceKind.BLE:
         ahead_ms, behind_ms = max(times) - received_ms, received_ms - min(times)
-        if ahead_ms > AHEAD_MAX_MS:
+        if ahead_ms > limits.ahead_ms:
             raise RefusedError(
                 Reason.IMPLAUSIBLE_CLOCK,
-                f"device time is {ahead_ms} ms ahead; at most {AHEAD_MAX_MS}",
+                f"device time is {ahead_ms} ms ahead; at most {limits.ahead_ms}",
             )
-        if behind_ms > BEHIND_MAX_MS:
+        if behind_ms > limits.behind_ms:
             raise RefusedError(
                 Reason.IMPLAUSIBLE_CLOCK,
-                f"device time is {behind_ms} ms behind; at most {BEHIND_MAX_MS}",
+                f"device time is {behind_ms} ms behind; at most {limits.behind_ms}",
             )
         if behind_ms > LATE_MS:
             flags |= Flag.LATE

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from collections.abc import Mapping as Table
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from edge.errors import ConfigurationError, RejectError
 from edge.ledger.batch import APPROVERS_MAX
 from edge.ledger.ed25519 import key_fault
 from edge.model import is_name
+from edge.mqtt_limits import Limits as MqttLimits
 
 P = TypeVar("P")
 D = TypeVar("D")
@@ -38,6 +39,9 @@ MAPPINGS_MAX = 64
 BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883}
 BROKER_TOPICS_MAX = 32
 CLIENT_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,23}")  # what every broker takes
+AHEAD_MAX_S, BEHIND_MAX_S, YEAR_S = 300, 30 * 86_400, 366 * 86_400
+LIMIT_MAX = 2**31 - 1
+WINDOW_MAX = 65_534  # packet identifiers have 16 bits, and 0 is none
 MASTER_SOURCES = ("file", "credential", "passphrase")
 SIGNERS = ("native", "openssl")
 
@@ -127,6 +131,9 @@ class Settings:
     mappings: tuple[Mapping, ...] = ()
     signer: str = SIGNERS[0]
     ble_delete_stored: bool = True
+    ahead_max_s: int = AHEAD_MAX_S
+    behind_max_s: int = BEHIND_MAX_S
+    mqtt_limits: MqttLimits = field(default_factory=MqttLimits)
 
 
 class _Table:
@@ -284,6 +291,22 @@ def _topic_filters(value: object) -> tuple[str, ...]:
     return found
 
 
+def _mqtt_limits(value: object) -> MqttLimits:
+    """The table [mqtt.limits]: bounds of the listener by their names, whole numbers."""
+    known = {one.name for one in fields(MqttLimits)}
+    if not isinstance(value, dict):
+        raise ValueError("must be a table")
+    for name, number in value.items():
+        if name not in known:
+            raise ValueError(f"{name!r}: there are {', '.join(sorted(known))}")
+        window = name in ("receive_max", "send_window_max")
+        try:
+            _whole(1, WINDOW_MAX if window else LIMIT_MAX)(number)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return MqttLimits(**value)
+
+
 def _mappings(value: object) -> tuple[Mapping, ...]:
     """The [[mqtt.mapping]] tables (docs/wire-format.md section 5)."""
     if not isinstance(value, list) or len(value) > MAPPINGS_MAX:
@@ -316,13 +339,13 @@ def _mapping(table: object) -> Mapping:
             raise ValueError(f"{name!r} is no device's or stream's name")
     if not isinstance(table["metrics"], dict):
         raise ValueError("metrics is no table")
-    fields = []
-    for metric, field in table["metrics"].items():
-        if not isinstance(field, dict) or set(field) != {"path", "unit"}:
+    found = []
+    for metric, where in table["metrics"].items():
+        if not isinstance(where, dict) or set(where) != {"path", "unit"}:
             raise ValueError(f"metrics.{metric}: needs path and unit, and nothing else")
-        fields.append(Field(metric, _text(field["path"]), _text(field["unit"])))
+        found.append(Field(metric, _text(where["path"]), _text(where["unit"])))
     time_path = _text(table["time"]) if "time" in table else ""
-    rule = Rule(tuple(fields), time_path, _text(table.get("time_unit", "s")))
+    rule = Rule(tuple(found), time_path, _text(table.get("time_unit", "s")))
     check_rule(rule)
     return Mapping(topic, stream, rule.encode(), device)
 
@@ -507,6 +530,9 @@ def parse(text: str, name: str, base: Path) -> Settings:
     )
     doors = _doors(opened["mqtt"], opened["enrol"], report)
     mappings = opened["mqtt"].get("mapping", (), _mappings)
+    mqtt_limits = opened["mqtt"].get("limits", MqttLimits(), _mqtt_limits)
+    ahead = opened["mqtt"].get("ahead_max_s", AHEAD_MAX_S, _whole(1, BEHIND_MAX_S))
+    behind = opened["mqtt"].get("behind_max_s", BEHIND_MAX_S, _whole(60, YEAR_S))
     broker = _broker(opened["broker"], path)
     adapter = ble.get("adapter", "bluez", _pattern(ADAPTER_PATTERN, "an adapter"))
     ble_on = ble.get("enabled", False, _switch)
@@ -548,6 +574,9 @@ def parse(text: str, name: str, base: Path) -> Settings:
         mappings=mappings,
         signer=signer,
         ble_delete_stored=delete_stored,
+        ahead_max_s=ahead,
+        behind_max_s=behind,
+        mqtt_limits=mqtt_limits,
     )
 
 
@@ -596,6 +625,10 @@ listen = "127.0.0.1:1883"         # plain text: loopback only
 # tls   = "0.0.0.0:8883"          # devices elsewhere: docs/device-identity.md
 # names = ["gateway.local", "192.168.1.10"]  # by which they know this machine
 # tls_min = "1.3"                 # or "1.2" for devices that cannot do better
+# ahead_max_s  = 300              # a device's clock may be so far ahead
+# behind_max_s = 2592000          # and a stored reading so old: 30 days
+# [mqtt.limits]                   # every bound of the listener, docs/mqtt.md section 5
+# connections_max = 512
 
 [enrol]                           # where a new device takes its certificate
 # listen = "0.0.0.0:8443"

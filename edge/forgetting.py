@@ -61,13 +61,6 @@ PHYSICAL = {
 log = logging.getLogger("edge.forgetting")
 
 
-class Phase(IntEnum):
-    """Of an erasure's record."""
-
-    INTENT = 0
-    COMPLETED = 1
-
-
 class Moved(IntEnum):
     """What a transfer's record says."""
 
@@ -165,7 +158,7 @@ class Forgetting:
             slot = Slot(device.id, 0, 0, Class.EVENTS)
             record = self._record(Kind.ASSIGNMENT, body, now_ms, device)
             change.records.append((record, slot))
-        change.records.append(self._erasure(Phase.INTENT, patient.ref, now_ms))
+        change.records.append(self._erasure(forget.Phase.INTENT, patient.ref, now_ms))
         self._patients.leave(patient.ref.hex())
         return change
 
@@ -200,7 +193,7 @@ class Forgetting:
             )
             return Change(
                 statements=[(update, (now_ms, patient.id))],
-                records=[self._erasure(Phase.COMPLETED, patient.ref, now_ms)],
+                records=[self._erasure(forget.Phase.COMPLETED, patient.ref, now_ms)],
                 snapshot=True,
             )
 
@@ -450,8 +443,10 @@ class Forgetting:
             flags=Flag(0) if self._clock.synced else Flag.UNSYNCED,
         )
 
-    def _erasure(self, phase: Phase, ref: bytes, now_ms: int) -> tuple[Record, Slot]:
-        body = {1: phase.value, RELEASED: ref}
+    def _erasure(
+        self, phase: forget.Phase, ref: bytes, now_ms: int
+    ) -> tuple[Record, Slot]:
+        body = {forget.PHASE: phase.value, RELEASED: ref}
         return self._record(Kind.ERASURE, body, now_ms, None), GATEWAY_EVENTS
 
     async def _commit(self, change: Callable[[int], Change]) -> Change:

@@ -24,7 +24,7 @@ import apsw
 from edge import cbor, control
 from edge.activation import Activation, contracts_by_hash
 from edge.administration import Administration, Patients
-from edge.admission import Admission
+from edge.admission import Admission, TimeLimits
 from edge.alarms import Alarms
 from edge.clock import Clock, kernel_says_synced
 from edge.config import Address, Broker, Settings
@@ -32,6 +32,7 @@ from edge.contracts.evaluation import Evaluator
 from edge.contracts.machine import Machine
 from edge.contracts.program import Contract
 from edge.delivery.feed import AlertFeed, live_firing
+from edge.delivery.live_readings import LiveReadings
 from edge.delivery.receipts import LogKey, ReceiptWriter
 from edge.delivery.sessions import SessionKeeper
 from edge.delivery.webhook import WebhookSender
@@ -43,6 +44,7 @@ from edge.heartbeat import beat
 from edge.identity import Identities
 from edge.intake import Intake, Stores
 from edge.model import Firing, LiveFiring
+from edge.rekeying import Rekeying
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_link import Limits
 from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
@@ -238,7 +240,10 @@ async def _running(
             deliver=settings.webhook is not None,
         ),
         registry,
-        Admission(registry, reader.windows(), reader.newest_of, poison),
+        Admission(
+            *(registry, reader.windows(), reader.newest_of, poison),
+            TimeLimits(settings.ahead_max_s * 1000, settings.behind_max_s * 1000),
+        ),
         evaluator,
         clock,
         settings.pace,
@@ -284,8 +289,11 @@ async def _running(
     activation = Activation(intake, begun.lifecycle, contract_of, clock)
     administration.more.update(activation.operations)
     administration.more.update(Entering(intake, clock).operations)
+    rekeying = Rekeying(administration, intake, registry, reader.connection)
+    administration.more.update(rekeying.operations)
     identities = Identities(
         administration,
+        rekeying,
         intake,
         registry,
         writer.connection,
@@ -498,6 +506,7 @@ async def _start_mqtt(
         keeper=keeper,
         identify=opened.identities.identify,
         mappings=settings.mappings,
+        limits=settings.mqtt_limits,
     )
     opened.identities.on_change.append(listener.close_user)
     opened.administration.on_revoke.append(listener.close_user)
@@ -507,6 +516,8 @@ async def _start_mqtt(
     intake.give_receipts(receipts)
     feed.grew.append(listener.feed_grew)
     intake.on_commit.append(feed.update)
+    live = LiveReadings(VIEWER, listener.follows_live, listener.publish)
+    intake.on_commit.append(live.update)
     opened.forgetting.on_forget.append(listener.sessions.forget)
     if address is not None:
         try:

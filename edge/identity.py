@@ -27,9 +27,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge.administration import Administration
 from edge.devices.registry import Device, DeviceKind, Registry
-from edge.errors import ConfigurationError, RejectError
+from edge.errors import ConfigurationError, NotFoundError, RejectError
 from edge.intake import Intake
 from edge.open_batch import Change
+from edge.rekeying import GRACE_MAX_H, Rekeying
 from edge.store.certificates import (
     Authority,
     PublicKey,
@@ -53,6 +54,7 @@ _PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 class _Claim:
     device: str
     until_s: float  # of the monotonic clock
+    grace_h: int | None = None  # for a new signing key: how long the old one is good
 
 
 class Identities:
@@ -64,6 +66,7 @@ class Identities:
     def __init__(
         self,
         administration: Administration,
+        rekeying: Rekeying,
         intake: Intake,
         registry: Registry,
         connection: apsw.Connection,
@@ -71,6 +74,7 @@ class Identities:
         authority: Callable[[], Authority],
     ) -> None:
         self._administration = administration
+        self._rekeying = rekeying
         self._intake = intake
         self._registry = registry
         self._token = access_token.encode()
@@ -131,8 +135,12 @@ class Identities:
 
     # ---- Claims ----
 
-    async def enrol(self, device: str) -> dict[str, object]:
-        """A claim code for a device, new or enrolled; and where it has to be taken."""
+    async def enrol(self, device: str, grace_h: int | None = None) -> dict[str, object]:
+        """A claim code for a device, new or enrolled; and where it has to be taken.
+
+        With `grace_h` the claim gives an enrolled device a new signing key as well; the
+        key before it is taken for as many hours more.
+        """
         if "enrol" not in self.place:
             raise ConfigurationError(
                 ["[enrol] listen: not set, or no gateway runs: nobody could claim it"]
@@ -150,7 +158,12 @@ class Identities:
             self._administration.check_name(device)
         elif known.revoked or known.kind in (DeviceKind.BLE, DeviceKind.TYPED):
             raise ConfigurationError([f"device {device!r} cannot speak MQTT"])
-        self._claims[code] = _Claim(device, now_s + CLAIM_LIFE_S)
+        if grace_h is not None:
+            if known is None or known.kind is not DeviceKind.SIGNED:
+                raise ConfigurationError([f"device {device!r} signs nothing yet"])
+            if not 0 <= grace_h <= GRACE_MAX_H:
+                raise ConfigurationError([f"grace: 0 to {GRACE_MAX_H} hours"])
+        self._claims[code] = _Claim(device, now_s + CLAIM_LIFE_S, grace_h)
         fingerprint = self.authority().fingerprint
         return {"claim": code, "ca_sha256": fingerprint, **self.place}
 
@@ -173,14 +186,19 @@ class Identities:
             self._wrong_s.append(time.monotonic())
             raise RejectError("no such claim, or it is older than ten minutes")
         self.authority().issue(request, claim.device)  # whether it is any good
-        del self._claims[code]  # before anything waits: no second device has it
         known = self._registry.find(claim.device)
-        key = key_of_request(request)
-        if known is None:
-            public = _signing_key(key).hex()
-            await self._administration.add_device(claim.device, "signed", public)
+        public = _signing_key(key_of_request(request)).hex()
         try:
+            if claim.grace_h is not None:
+                self._rekeying.check(claim.device, public, claim.grace_h)
+            del self._claims[code]  # before anything waits: no second device has it
+            if known is None:
+                await self._administration.add_device(claim.device, "signed", public)
+            elif claim.grace_h is not None:
+                await self._rekeying.replace_key(claim.device, public, claim.grace_h)
             row = await self.certificate(claim.device, request)
+        except NotFoundError as error:
+            raise RejectError(str(error)) from error
         except ConfigurationError as error:
             raise RejectError("; ".join(error.problems)) from error
         return {"device": claim.device, **row}

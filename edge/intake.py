@@ -33,12 +33,11 @@ from edge.admission import Admission, Admitted, Repeated, digest_of
 from edge.clock import Clock
 from edge.config import Pace
 from edge.contracts.evaluation import Evaluator
-from edge.devices.registry import Registry
+from edge.devices.registry import ENVELOPES, Registry
 from edge.errors import DurabilityError, RefusedError
 from edge.ledger.batch import ClockTick
 from edge.model import (
     Arrival,
-    Attestation,
     CommitReport,
     Firing,
     Flag,
@@ -256,7 +255,7 @@ class Intake:
 
     def _take(self, admitted: Admitted) -> Outcome:
         record, window = admitted.record, None
-        if record.attestation is Attestation.DEVICE:
+        if admitted.device.kind in ENVELOPES:
             window = self._admission.window(admitted.device)
         outcome = self._open.take(admitted, window)
         self._open.fire(self.evaluator.feed(record, admitted.readings), record)

@@ -5,6 +5,7 @@
 /* Order is preference: best first. */
 #if defined(IOMT_X86)
 #define BACKENDS_OF_THIS_MACHINE(X) \
+    X(shani_x8) \
     X(avx512) \
     X(shani_x4) \
     X(avx2) \

@@ -84,7 +84,7 @@ void iomt_sha256(const iomt_backend *backend, const uint8_t *message, size_t siz
  * hashes but no access outside it.
  *
  * `hashes` has room for count * 32 bytes. Returns `count`, or the index of an end that is
- * wrong; what `hashes` then holds is not defined. */
+ * wrong; what `hashes` then holds is not defined. Uses up to 40 KiB of stack. */
 size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records, size_t size,
                         const void *ends, size_t count, uint8_t *hashes);
 

@@ -1,8 +1,9 @@
 /* SHA-256 of one message, and the leaf hashes of many records on all lanes of a backend.
  *
- * Records are taken in windows and ordered by the number of blocks they make, so that those
- * which share a call of the backend end together: no lane waits for another. What is left
- * over when fewer than a handful remain goes to the backend that is best at few.
+ * Records go into buckets by the number of blocks they make, and a bucket that has one for
+ * each lane is hashed: those which share a call of the backend end together, and no lane
+ * waits for another. What is left over in the end goes together as well as it can, and where
+ * fewer than a handful remain to the backend that is best at few.
  *
  * edges.h tells how a leaf is cut into blocks; a backend with a `leaves` of its own may do
  * it another way. */
@@ -10,11 +11,7 @@
 #include "bytes.h"
 #include "edges.h"
 
-/* Records ordered at a time: enough that lanes which wait at the seams between two numbers
- * of blocks do not count, and few enough to stay in the first cache. */
-#define WINDOW 512
-
-/* Records of more than IOMT_GROUP_BLOCKS blocks stand together, in no order. */
+/* Kind k makes k blocks; records of more than IOMT_GROUP_BLOCKS share the last bucket. */
 #define KINDS (IOMT_GROUP_BLOCKS + 2)
 
 struct lane {
@@ -23,10 +20,10 @@ struct lane {
     uint8_t *hash;
 };
 
-/* Some records that follow each other, and the same ordered by the blocks they make. */
-struct window {
-    struct iomt_leaf given[WINDOW], ordered[WINDOW];
-    uint8_t kind[WINDOW]; /* blocks, or KINDS - 1 for many */
+/* 25 KB of stack, of which only the buckets in use are touched. */
+struct buckets {
+    struct iomt_leaf leaf[KINDS * IOMT_MAX_LANES]; /* bucket k begins at k * IOMT_MAX_LANES */
+    uint8_t held[KINDS];
 };
 
 static inline size_t leaf_blocks(size_t size)
@@ -140,22 +137,30 @@ static void hash_with_idle_lanes(const iomt_backend *backend, const struct iomt_
     backend->leaves(all, blocks);
 }
 
+/* As many records as there are lanes, or fewer where it says so. They make `blocks` blocks
+ * each, or, where that is more than IOMT_GROUP_BLOCKS, any number. */
+static void hash_alike(const iomt_backend *backend, const struct iomt_leaf *leaf, size_t count,
+                       size_t blocks)
+{
+    if (backend->leaves == NULL || blocks > IOMT_GROUP_BLOCKS)
+        hash_together(backend, leaf, count);
+    else if (count < backend->lanes)
+        hash_with_idle_lanes(backend, leaf, count, blocks);
+    else
+        backend->leaves(leaf, blocks);
+}
+
 /* Any number of records, ordered by the blocks they make. */
 static void hash_ordered(const iomt_backend *backend, const struct iomt_leaf *leaf, size_t count)
 {
-    size_t lanes = backend->lanes;
-
     while (count >= backend->fewest) {
-        size_t group = count < lanes ? count : lanes;
+        size_t group = count < backend->lanes ? count : backend->lanes;
         size_t blocks = leaf_blocks(leaf[0].size);
-        int alike = blocks == leaf_blocks(leaf[group - 1].size);
 
-        if (backend->leaves == NULL || !alike || blocks > IOMT_GROUP_BLOCKS)
-            hash_together(backend, leaf, group);
-        else if (group < lanes)
-            hash_with_idle_lanes(backend, leaf, group, blocks);
+        if (blocks == leaf_blocks(leaf[group - 1].size))
+            hash_alike(backend, leaf, group, blocks);
         else
-            backend->leaves(leaf, blocks);
+            hash_together(backend, leaf, group);
         leaf += group;
         count -= group;
     }
@@ -165,48 +170,63 @@ static void hash_ordered(const iomt_backend *backend, const struct iomt_leaf *le
         hash_together(backend, leaf, count);
 }
 
-/* The first `count` records of the window, ordered by kind. */
-static const struct iomt_leaf *ordered(struct window *window, size_t count)
+/* What no bucket had enough of. */
+static void hash_rest(const iomt_backend *backend, struct buckets *buckets)
 {
-    uint16_t place[KINDS + 1] = {0};
+    size_t count = 0;
 
-    for (size_t i = 0; i < count; i++)
-        place[window->kind[i] + 1]++;
-    for (size_t k = 0; k < KINDS; k++)
-        place[k + 1] = (uint16_t)(place[k + 1] + place[k]);
-    for (size_t i = 0; i < count; i++)
-        window->ordered[place[window->kind[i]]++] = window->given[i];
-    return window->ordered;
+    for (size_t kind = 0; kind < KINDS; kind++)
+        for (size_t i = 0; i < buckets->held[kind]; i++)
+            buckets->leaf[count++] = buckets->leaf[kind * IOMT_MAX_LANES + i];
+    hash_ordered(backend, buckets->leaf, count);
+}
+
+static void put_into_bucket(const iomt_backend *backend, struct buckets *buckets,
+                            const struct iomt_leaf *leaf)
+{
+    size_t blocks = leaf_blocks(leaf->size), kind = blocks < KINDS ? blocks : KINDS - 1;
+    struct iomt_leaf *bucket = buckets->leaf + kind * IOMT_MAX_LANES;
+
+    bucket[buckets->held[kind]++] = *leaf;
+    if (buckets->held[kind] == backend->lanes) {
+        hash_alike(backend, bucket, backend->lanes, blocks);
+        buckets->held[kind] = 0;
+    }
 }
 
 size_t iomt_leaf_hashes(const iomt_backend *backend, const uint8_t *records, size_t size,
                         const void *ends, size_t count, uint8_t *hashes)
 {
-    struct window window;
+    struct iomt_leaf group[IOMT_MAX_LANES];
+    struct buckets buckets;
     uint64_t start = 0;
 
+    memset(buckets.held, 0, sizeof buckets.held);
     for (size_t done = 0; done < count;) {
-        size_t some = count - done < WINDOW ? count - done : WINDOW;
-        unsigned differ = 0;
+        size_t some = count - done < backend->lanes ? count - done : backend->lanes;
+        size_t blocks = 0, differ = 0;
 
-        for (size_t i = 0; i < some; i++) {
+        for (size_t i = 0; i < some; i++, hashes += IOMT_HASH_SIZE) {
             uint64_t end = iomt_load_u64(ends, done + i);
-            size_t blocks;
 
             if (end < start || end > size)
                 return done + i;
-            blocks = leaf_blocks((size_t)(end - start));
-            window.given[i] = (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
-            window.kind[i] = (uint8_t)(blocks < KINDS ? blocks : KINDS - 1);
-            differ |= window.kind[i] ^ window.kind[0];
+            group[i] = (struct iomt_leaf){records + start, (size_t)(end - start), hashes};
+            blocks = leaf_blocks(group[i].size);
+            differ |= blocks ^ leaf_blocks(group[0].size);
             start = end;
-            hashes += IOMT_HASH_SIZE;
         }
         done += some;
-        if (done == count && start != size)
-            return count - 1;
-        hash_ordered(backend, differ ? ordered(&window, some) : window.given, some);
+        /* Neighbours are often alike, and then need no bucket. */
+        if (differ == 0 && some == backend->lanes)
+            hash_alike(backend, group, some, blocks);
+        else
+            for (size_t i = 0; i < some; i++)
+                put_into_bucket(backend, &buckets, &group[i]);
     }
+    if (count > 0 && start != size)
+        return count - 1;
+    hash_rest(backend, &buckets);
     return count;
 }
 

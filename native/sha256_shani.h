@@ -30,6 +30,11 @@ ALWAYS_INLINE void store(void *to, __m128i value)
     _mm_storeu_si128((__m128i *)to, value);
 }
 
+/* Row b: message word + constant for the 64 rounds of the block b, 0x80, zeros, and the
+ * length of 65 bytes, all but the first byte of the second block of such a message. 64 KiB
+ * (sha256_shani_x4.c). */
+extern uint32_t iomt_last_byte_rounds[256][64];
+
 /* Two words from each of two registers, which only floating-point shuffles can do. */
 #define SHUFFLE(low, high, order) \
     _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(low), _mm_castsi128_ps(high), (order)))

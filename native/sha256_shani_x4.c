@@ -21,9 +21,8 @@
 #define LANES 4
 #define NODE_SIZE 65 /* bytes of the message */
 
-/* Row b: message word + constant for the 64 rounds of the block b, 0x80, zeros, and the
- * length of 65 bytes. 64 KiB, written once before main and only read after that. */
-static _Alignas(64) uint32_t last_byte_rounds[256][64];
+/* Written once before main and only read after that. */
+_Alignas(64) uint32_t iomt_last_byte_rounds[256][64];
 
 static uint32_t rotate(uint32_t x, unsigned bits)
 {
@@ -43,7 +42,7 @@ __attribute__((constructor)) static void fill_last_byte_rounds(void)
                    (rotate(y, 17) ^ rotate(y, 19) ^ y >> 10);
         }
         for (unsigned t = 0; t < 64; t++)
-            last_byte_rounds[byte][t] = w[t] + iomt_sha256_k[t];
+            iomt_last_byte_rounds[byte][t] = w[t] + iomt_sha256_k[t];
     }
 }
 
@@ -96,8 +95,8 @@ ALWAYS_INLINE void four_ready_rounds(struct chain *s, const uint32_t *wk)
 ALWAYS_INLINE void rounds_of_last_bytes(struct chain s[LANES], const uint8_t last[LANES])
 {
     const struct chain before[LANES] = {s[0], s[1], s[2], s[3]};
-    const uint32_t *first = last_byte_rounds[last[0]], *second = last_byte_rounds[last[1]];
-    const uint32_t *third = last_byte_rounds[last[2]], *fourth = last_byte_rounds[last[3]];
+    const uint32_t *first = iomt_last_byte_rounds[last[0]], *second = iomt_last_byte_rounds[last[1]];
+    const uint32_t *third = iomt_last_byte_rounds[last[2]], *fourth = iomt_last_byte_rounds[last[3]];
 
     for (unsigned t = 0; t < 64; t += 4) {
         four_ready_rounds(&s[0], first + t);
@@ -170,7 +169,7 @@ ALWAYS_INLINE void hash_65_bytes(uint8_t prefix, const uint8_t *const rest[LANES
     struct words m[LANES];
 
     for (unsigned i = 0; i < LANES; i++) {
-        _mm_prefetch((const char *)last_byte_rounds[last[i]], _MM_HINT_T0);
+        _mm_prefetch((const char *)iomt_last_byte_rounds[last[i]], _MM_HINT_T0);
         s[i] = start;
         m[i] = first_block(prefix, rest[i]);
     }

@@ -229,7 +229,9 @@
   const START = 3;
   const TICK = 4;
   const ENROLMENT = 5;
+  const REVOCATION = 6;
   const STEP = 10;
+  const DEVICE_KEY = 11;
   const ENTRY_KINDS = new Map([
     [BATCH, ["batch", fieldsOf([1, is.id], [2, is.number], [3, is.number], [4, is.bit],
       [5, is.hash])]],
@@ -240,7 +242,7 @@
     [TICK, ["clock tick", fieldsOf([1, is.id], [2, is.number], [3, is.bit])]],
     [ENROLMENT, ["device enrolment", fieldsOf([1, is.id], [2, is.number], [3, is.bit],
       [4, [is.key]])]],
-    [6, ["device revocation", fieldsOf([1, is.id], [2, is.number])]],
+    [REVOCATION, ["device revocation", fieldsOf([1, is.id], [2, is.number])]],
     [7, ["authority", fieldsOf([1, is.name], [2, is.number], [3, is.upTo(MAX_APPROVERS)],
       [4, is.approvers])]],
     [8, ["contract proposal", fieldsOf([1, is.number], [2, is.number], [3, is.hash],
@@ -249,6 +251,8 @@
       [4, is.name], [5, is.signature])]],
     [STEP, ["contract step", fieldsOf([1, is.number], [2, is.number], [3, is.hash],
       [4, is.step], [5, [is.name]], [6, [is.signature]])]],
+    [DEVICE_KEY, ["device key", fieldsOf([1, is.id], [2, is.number], [3, is.key],
+      [4, is.number])]],
   ]);
 
   function decodeEntry(bytes, place) {
@@ -265,6 +269,10 @@
     if (bytes[0] === ENROLMENT) {
       const wanted = map.get(3n) === 1n;
       require(map.has(4n) === wanted, "the enrolment's key does not fit its attestation", place);
+    }
+    if (bytes[0] === DEVICE_KEY) {
+      const ordered = map.get(4n) >= map.get(2n);
+      require(ordered, "the key before ends ahead of the one after it", place);
     }
     if (bytes[0] === STEP) {
       const signed = map.get(4n) !== 1n;
@@ -291,6 +299,6 @@
     HASH_SIZE, MAX_NUMBER, MAX_PATH_COUNT, Refused, require, hex, bytesOfHex, equal,
     utf8, concat, textOf, fromBase64, decimal, sha256, leafHash, nodeHash, rootOf,
     rootFromPath, decodeCbor, is, checkMap, fieldsOf, BATCH, EPOCH, START, TICK,
-    ENROLMENT, decodeEntry, decodeRecord,
+    ENROLMENT, REVOCATION, DEVICE_KEY, decodeEntry, decodeRecord,
   });
 })();

@@ -17,6 +17,7 @@
     HASH_SIZE, MAX_PATH_COUNT, Refused, require, hex, bytesOfHex, equal, utf8, concat,
     textOf, fromBase64, decimal, sha256, leafHash, nodeHash, rootOf, rootFromPath,
     decodeCbor, is, checkMap, fieldsOf, BATCH, EPOCH, START, TICK, ENROLMENT,
+    REVOCATION, DEVICE_KEY,
     decodeEntry, decodeRecord,
   } = globalThis.iomtFormat;
   const { Contracts } = globalThis.iomtContracts;
@@ -253,7 +254,7 @@
   async function enrolledKey([index, path, bytes], before, checkpoint) {
     const place = "enrolment";
     const { type, map } = decodeEntry(bytes, place);
-    const key = type === ENROLMENT && map.get(4n);
+    const key = type === DEVICE_KEY ? map.get(3n) : type === ENROLMENT && map.get(4n);
     require(key, "not the enrolment of a device that signs", place);
     require(index < before, "the enrolment does not stand before the reading", place);
     const root = await rootFromPath(await leafHash(bytes), index, checkpoint.size, path);
@@ -500,6 +501,20 @@
       this.number = 0n; // of its next batch
       this.counts = new Map(); // entries by kind
       this.contracts = new Contracts(signatureHolds, isDeviceKey);
+      this.keys = new Map(); // of the devices that sign
+    }
+
+    // A new key belongs to a device that signs, and is a key, and is new.
+    takeDevice(type, map, place) {
+      const device = hex(map.get(1n));
+      if (type === DEVICE_KEY) {
+        const [before, key] = [this.keys.get(device), map.get(3n)];
+        require(before, "a new key of a device that signs nothing", place);
+        require(!equal(before, key), "a new key that is the one before", place);
+        require(isDeviceKey(key), "the device's key is not a proper one", place);
+        this.keys.set(device, key);
+      } else if (type === ENROLMENT && map.has(4n)) this.keys.set(device, map.get(4n));
+      else this.keys.delete(device);
     }
 
     async take(index, { type, name, map, time }, place) {
@@ -521,6 +536,9 @@
       if (type === BATCH) {
         require(map.get(2n) === this.number, `batch ${this.number} is due`, place);
         this.number += 1n;
+      }
+      if ([ENROLMENT, REVOCATION, DEVICE_KEY].includes(type)) {
+        this.takeDevice(type, map, place);
       }
       await this.contracts.take(type, map, place);
       this.counts.set(name, (this.counts.get(name) ?? 0) + 1);

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from edge.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from bleak.backends.device import BLEDevice
+
     from edge.sources.ble_pairing import Nearby
 
 NAME_WIDTH = 24
@@ -18,15 +20,15 @@ def choose(*, pairing: bool) -> str:
 
     ConfigurationError where there is no adapter, nobody near, or nothing picked.
     """
-    return asyncio.run(_choose(None, pairing=pairing))
+    return asyncio.run(_choose(pairing=pairing))
 
 
 def pair_known(address: str) -> None:
     """Pair with the device of this address, which has to be near."""
-    asyncio.run(_choose(address.upper(), pairing=True))
+    asyncio.run(_pair_known(address.upper()))
 
 
-async def _choose(address: str | None, *, pairing: bool) -> str:
+async def _choose(*, pairing: bool) -> str:
     from edge.sources import ble_pairing  # noqa: PLC0415 - not every command needs it
     from edge.sources.ble_words import RADIO_ERRORS, explain  # noqa: PLC0415
 
@@ -35,16 +37,24 @@ async def _choose(address: str | None, *, pairing: bool) -> str:
         found = await ble_pairing.nearby()
     except RADIO_ERRORS as error:
         raise ConfigurationError([f"Bluetooth: {explain(error)}"]) from error
-    if address is None:
-        one = await _pick(found)
-    else:
-        heard = [near for near in found if near.address == address]
-        if not heard:
-            raise ConfigurationError([f"--ble: {address} is not near, or asleep"])
-        one = heard[0]
+    one = await _pick(found)
     if pairing:
-        await _pair(one)
+        await _pair(one.device)
     return one.address
+
+
+async def _pair_known(address: str) -> None:
+    from edge.sources import ble_pairing  # noqa: PLC0415 - as above
+    from edge.sources.ble_words import RADIO_ERRORS, explain  # noqa: PLC0415
+
+    print(f"looking for {address}, {ble_pairing.SCAN_S:.0f} s at most")
+    try:
+        device = await ble_pairing.found(address)
+    except RADIO_ERRORS as error:
+        raise ConfigurationError([f"Bluetooth: {explain(error)}"]) from error
+    if device is None:
+        raise ConfigurationError([f"--ble: {address} is not near, or asleep"])
+    await _pair(device)
 
 
 async def _pick(found: list[Nearby]) -> Nearby:
@@ -61,7 +71,7 @@ async def _pick(found: list[Nearby]) -> Nearby:
     return found[int(said) - 1]
 
 
-async def _pair(one: Nearby) -> None:
+async def _pair(device: BLEDevice) -> None:
     """Bond with it; a person may go on without a bond, where pairing fails."""
     from edge.sources import ble_pairing  # noqa: PLC0415 - as above
     from edge.sources.ble_words import RADIO_ERRORS, explain  # noqa: PLC0415
@@ -77,7 +87,7 @@ async def _pair(one: Nearby) -> None:
         print(f"type {number} on the device")
 
     try:
-        said = await ble_pairing.pair(one.device, ask=ask, confirm=confirm, show=show)
+        said = await ble_pairing.pair(device, ask=ask, confirm=confirm, show=show)
     except RADIO_ERRORS as error:
         print(f"not paired: {explain(error)}")
         if _yes(await _ask("enrol it without a bond (y/n)? ")):

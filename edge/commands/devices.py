@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 
 from edge.commands import bluetooth, evidence
-from edge.commands.place import Commands, change, group, open_reader, with_data
+from edge.commands.place import (
+    Commands,
+    change,
+    group,
+    open_reader,
+    with_data,
+    with_grace,
+)
 from edge.errors import ConfigurationError, RejectError
 
 PUBLIC_KEY_FILE_MAX = 4096
@@ -32,6 +40,12 @@ def add_to(commands: Commands) -> None:
         type=Path,
         help="its public key (Ed25519, P-256)",
     )
+    how.add_argument(
+        "--shared-key",
+        metavar="FILE",
+        type=Path,
+        help="it cannot sign and makes a MAC: its key, 64 hex digits; made if missing",
+    )
     how.add_argument("--unsigned", action="store_true", help="it sends SenML JSON")
     how.add_argument("--typed", action="store_true", help="people type values in")
     one.add_argument(
@@ -55,6 +69,11 @@ def add_to(commands: Commands) -> None:
     one.set_defaults(run=_device_assign)
     one = with_data(device.add_parser("list", help="print the devices"))
     one.set_defaults(run=_device_list)
+    one = with_data(device.add_parser("key", help="a device signs with a new key"))
+    one.add_argument("device", metavar="D")
+    one.add_argument("--key", metavar="NEW", type=Path, required=True)
+    with_grace(one)
+    one.set_defaults(run=_device_key)
     one = with_data(device.add_parser("revoke", help="refuse a device from now on"))
     one.add_argument("device", metavar="D")
     one.set_defaults(run=_device_revoke)
@@ -70,12 +89,15 @@ def _device_add(options: argparse.Namespace) -> int:
     arguments: dict[str, object] = {"name": options.device}
     if options.key is not None:
         arguments |= {"kind": "signed", "public_key": _public_key(options.key)}
+    elif options.shared_key is not None:
+        key = _shared_key(options.shared_key)
+        arguments |= {"kind": "shared", "shared_key": key}
     elif options.ble is not None:
         arguments |= {"kind": "ble"}
     elif options.unsigned or options.typed:
         arguments |= {"kind": "typed" if options.typed else "unsigned"}
     else:
-        kinds = "--key, --unsigned, --typed and --ble"
+        kinds = "--key, --shared-key, --unsigned, --typed and --ble"
         raise ConfigurationError([f"device add: one of {kinds}"])
     if options.ble == "":
         arguments["address"] = bluetooth.choose(pairing=options.pair is not False)
@@ -86,6 +108,22 @@ def _device_add(options: argparse.Namespace) -> int:
     change(options, "device-add", arguments)
     print(f"device {options.device}: enrolled as {arguments['kind']}")
     return 0
+
+
+def _shared_key(file: Path) -> str:
+    """The secret in this 0600 file, in hexadecimal; a new one where there is none."""
+    from edge.store.vault import new_key, read_secret, write_secret  # noqa: PLC0415
+
+    if not file.exists():
+        try:
+            write_secret(file, new_key().hex())
+        except OSError as error:
+            raise ConfigurationError([f"--shared-key: {error}"]) from error
+    problems: list[str] = []
+    key = read_secret(file, problems)
+    if problems:
+        raise ConfigurationError(problems)
+    return key
 
 
 def _public_key(file: Path) -> str:
@@ -117,6 +155,20 @@ def _device_list(options: argparse.Namespace) -> int:
         patient = patients[where.patient_ref.hex()][1] if where else "nobody"
         state = " (revoked)" if device.revoked else ""
         print(f"{device.name:<32} {device.kind:<9} at {patient}{state}")
+    return 0
+
+
+def _device_key(options: argparse.Namespace) -> int:
+    arguments = {
+        "name": options.device,
+        "public_key": _public_key(options.key),
+        "grace_h": options.grace,
+    }
+    until_ms = change(options, "device-key", arguments)
+    if not isinstance(until_ms, int):
+        raise TypeError(f"an answer of the wrong kind: {until_ms!r}")
+    shown = datetime.fromtimestamp(until_ms // 1000, UTC).isoformat(" ")
+    print(f"device {options.device}: has a new key; the old one is taken until {shown}")
     return 0
 
 

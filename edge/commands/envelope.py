@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     one = these.add_parser("check", help="say what an envelope says, or what is wrong")
     one.add_argument("file", metavar="FILE", help="the envelope; - reads the input")
     one.add_argument("--hex", action="store_true", help="it is in hexadecimal digits")
-    one.add_argument("--key", metavar="K", help="the public key: 64 hex digits or PEM")
+    one.add_argument("--key", metavar="K", help="the public or shared key, or a file")
     one.add_argument("--topic", metavar="T", help="the topic it is published to")
     one.set_defaults(run=_check)
 
@@ -45,24 +45,27 @@ def add_to(commands: Commands) -> None:
     one.add_argument("--sequence", metavar="N", type=int, required=True)
     one.add_argument("--time", metavar="MS", type=int, help="since 1970; now without")
     one.add_argument("--backlog", action="store_true", help="stored, sent late")
-    one.add_argument(
+    by = one.add_mutually_exclusive_group(required=True)
+    by.add_argument(
         "--key",
         metavar="FILE",
         type=Path,
-        required=True,
         help="the private key: a seed of 64 hex digits, or PEM",
+    )
+    by.add_argument(
+        "--shared-key", metavar="FILE", type=Path, help="64 hex digits: a MAC instead"
     )
     one.add_argument("-o", dest="out", metavar="F", required=True, help="- prints hex")
     one.set_defaults(run=_make)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from edge.devices import envelope  # noqa: PLC0415 - most commands need none
-    from edge.ledger import core  # noqa: PLC0415
+    from edge.devices import envelope, mac_envelope  # noqa: PLC0415 - most need none
 
     content = _content(options.file, in_hex=options.hex)
+    maced = content[:1] == bytes((mac_envelope.FIRST_BYTE,))
     try:
-        found = envelope.parse(content)
+        found = (mac_envelope if maced else envelope).parse(content)
     except RefusedError as error:
         print(f"byte {_first_wrong(content, error.detail)}: {error.detail}")
         print(f"WRONG: {error.reason.value}")
@@ -76,17 +79,25 @@ def _check(options: argparse.Namespace) -> int:
         print("WRONG: wrong-topic")
         return 1
     if options.key is None:
-        print("GOOD, but for the signature: no --key was given")
+        what = "MAC" if maced else "signature"
+        print(f"GOOD, but for the {what}: no --key was given")
         return 0
-    key = _public_key(options.key)
+    from edge.ledger import device_key  # noqa: PLC0415
+
+    if maced:
+        key, done = _shared_key(options.key), "its MAC made"
+        good = mac_envelope.verify(key, found.signed_bytes, found.signature)
+    else:
+        key, done = _public_key(options.key), "signed"
+        good = device_key.verify(key, found.signed_bytes, found.signature)
     if found.kid != envelope.kid_of(key):
         print(f"byte {envelope.KID_AT}: the kid is not that of this key")
-    elif core.verify(key, found.signed_bytes, found.signature):
-        print("GOOD, signed by this key")
+    elif good:
+        print(f"GOOD, {done} by this key")
         return 0
     else:
-        at = len(content) - envelope.SIGNATURE_SIZE
-        print(f"byte {at}: not signed by this key (or another byte was changed)")
+        at = len(content) - len(found.signature)
+        print(f"byte {at}: not {done} by this key (or another byte was changed)")
     print("WRONG: bad-signature")
     return 1
 
@@ -151,24 +162,40 @@ def _public_key(given: str) -> bytes:
         raise ConfigurationError([f"--key: {error}"]) from error
 
 
+def _shared_key(given: str) -> bytes:
+    """The shared key, in hexadecimal digits or in a file of them."""
+    from edge.devices.mac_envelope import KEY_SIZE  # noqa: PLC0415
+
+    try:
+        place = Path(given)
+        text = place.read_text() if place.is_file() else given
+        key = bytes.fromhex(text.strip())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError([f"--key: no shared key: {error}"]) from None
+    if len(key) != KEY_SIZE:
+        raise ConfigurationError([f"--key: a shared key has {KEY_SIZE} bytes"])
+    return key
+
+
 def _make(options: argparse.Namespace) -> int:
-    from edge.devices import envelope  # noqa: PLC0415
+    from edge.devices import envelope, mac_envelope  # noqa: PLC0415
     from edge.ledger import core  # noqa: PLC0415
 
     now_ms = options.time if options.time is not None else time.time_ns() // 1_000_000
     readings = _readings(options, now_ms)
-    seed = _seed(options.key)
+    what = options.device, options.stream, options.sequence, now_ms, readings
     try:
-        made = envelope.build(
-            options.device,
-            options.stream,
-            options.sequence,
-            now_ms,
-            readings,
-            kid=envelope.kid_of(core.public_key(seed)),
-            sign=lambda message: core.sign(seed, message),
-            backlog=options.backlog,
-        )
+        if options.shared_key is not None:
+            key = _shared_key(str(options.shared_key))
+            made = mac_envelope.build(*what, key=key, backlog=options.backlog)
+        else:
+            seed = _seed(options.key)
+            made = envelope.build(
+                *what,
+                kid=envelope.kid_of(core.public_key(seed)),
+                sign=lambda message: core.sign(seed, message),
+                backlog=options.backlog,
+            )
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError([str(error)]) from error
     if options.out == "-":

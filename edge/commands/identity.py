@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.commands.place import Commands, change, find_place, group, with_data
+from edge.commands.place import (
+    Commands,
+    change,
+    find_place,
+    group,
+    with_data,
+    with_grace,
+)
 from edge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,13 +34,18 @@ C_TEMPLATE = """\
 def add_to(commands: Commands) -> None:
     """Add this file's commands to the parser."""
     device = group(commands, "device", "devices")
-    for name, about, run in (
-        ("enrol", "a claim code, good for ten minutes, for a device's own key", _enrol),
-        ("password", "make a password, for what cannot have a certificate", _password),
-    ):
-        one = with_data(device.add_parser(name, help=about))
-        one.add_argument("device", metavar="D")
-        one.set_defaults(run=run)
+    about = "a claim code, good for ten minutes, for a device's own key"
+    one = with_data(device.add_parser("enrol", help=about))
+    one.add_argument("device", metavar="D")
+    one.add_argument(
+        "--new-key", action="store_true", help="the key replaces the signing key too"
+    )
+    with_grace(one)
+    one.set_defaults(run=_enrol)
+    about = "make a password, for what cannot have a certificate"
+    one = with_data(device.add_parser("password", help=about))
+    one.add_argument("device", metavar="D")
+    one.set_defaults(run=_password)
     one = with_data(device.add_parser("certificate", help="a certificate for a CSR"))
     one.add_argument("device", metavar="D")
     one.add_argument("--csr", metavar="FILE", type=Path, required=True)
@@ -56,7 +68,10 @@ def add_to(commands: Commands) -> None:
 
 
 def _enrol(options: argparse.Namespace) -> int:
-    row = _row(change(options, "device-enrol", {"device": options.device}))
+    arguments: dict[str, object] = {"device": options.device}
+    if options.new_key:
+        arguments["grace_h"] = options.grace
+    row = _row(change(options, "device-enrol", arguments))
     address = f"{row['enrol']}?claim={row['claim']}#sha256={row['ca_sha256']}"
     print(f"claim       {row['claim']}   for {options.device}, good for ten minutes")
     print(f"take it to  {row['enrol']}")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from edge.errors import ConfigurationError
 
+GRACE_DEFAULT_H = 24
+
 if TYPE_CHECKING:
     from edge.config import Settings
     from edge.store.reader import Reader
@@ -32,6 +34,17 @@ def with_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     where.add_argument("--config", metavar="FILE", type=Path)
     where.add_argument("--data", metavar="DIR", type=Path)
     return parser
+
+
+def with_grace(parser: argparse.ArgumentParser) -> None:
+    """Give a command that replaces a device's signing key the option --grace."""
+    parser.add_argument(
+        "--grace",
+        metavar="HOURS",
+        type=int,
+        default=GRACE_DEFAULT_H,
+        help="how long the old key is taken too (default %(default)s); 0: no more",
+    )
 
 
 def group(commands: Commands, name: str, about: str) -> Commands:

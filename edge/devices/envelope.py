@@ -68,6 +68,7 @@ _REQUIRED_FIELDS = _KNOWN_FIELDS - {_BACKLOG}
 _OFFSET = 0
 
 _COSE_SIGN1 = b"\xd2\x84"
+_COSE_MAC0 = b"\xd1\x84"  # mac_envelope.py: the same up to the payload's end
 _PROTECTED_HEADS = {
     b"\x4d\xa2\x01\x27\x04\x48": EDDSA,
     b"\x4d\xa2\x01\x26\x04\x48": ES256,
@@ -304,7 +305,7 @@ def sequence_of(data: bytes) -> int | None:
     Reads the first three fields and no further, so that many can be looked at.
     """
     try:
-        if not data.startswith(_COSE_SIGN1):
+        if not data.startswith((_COSE_SIGN1, _COSE_MAC0)):
             return None
         at, _ = cbor.byte_string_span(data, _PAYLOAD_AT)
         at += 1  # the map's head: 5 or 6 pairs, in the order of their keys

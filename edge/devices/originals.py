@@ -1,8 +1,8 @@
 """Decoding a committed record's original again: it says the same for ever.
 
 link              original
-mqtt              envelope if its first byte is 0xd2, a message with the rule to read it
-                  by (mapped.py) if 0x82, else SenML JSON
+mqtt              envelope if its first byte is 0xd2, one with a MAC if 0xd1, a message
+                  with the rule to read it by (mapped.py) if 0x82, else SenML JSON
 ble, ble-bonded   envelope if the device signed it, else the GATT value of the
                   characteristic that is the record's stream
 none              SenML JSON where the flag `typed` says that a person typed it in
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.devices import envelope, mapped, senml
+from edge.devices import envelope, mac_envelope, mapped, senml
 from edge.devices.profiles import PROFILES
 from edge.errors import Reason, RefusedError
 from edge.model import NO_FLAGS, Attestation, Flag, Reading, Record
 
-ENVELOPE_FIRST_BYTE = 0xD2  # no JSON text in UTF-8 begins with it
+_SIGNED, _MACED = b"\xd2", b"\xd1"  # no JSON text in UTF-8 begins with either
 LATE_MS = 60_000  # docs/wire-format.md section 3
 BLE_LINKS = frozenset({"ble", "ble-bonded"})
 
@@ -53,8 +53,10 @@ def readings_of(record: Record) -> Decoded:
         message = senml.parse(record.original, record.received_ms)
         return Decoded(None, message.readings, None, backlog=False)
     if record.link == "mqtt" or record.link in BLE_LINKS:
-        if record.original[:1] == bytes((ENVELOPE_FIRST_BYTE,)):
-            signed = envelope.parse(record.original)
+        first = record.original[:1]
+        if first in (_SIGNED, _MACED):
+            parse = envelope.parse if first == _SIGNED else mac_envelope.parse
+            signed = parse(record.original)
             return Decoded(
                 signed.sequence, signed.readings, signed.device_time_ms, signed.backlog
             )

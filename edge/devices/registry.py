@@ -7,7 +7,7 @@ Pure state, loaded from the store at the start and changed as commits become dur
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -23,9 +23,13 @@ class DeviceKind(StrEnum):
     """How a device's messages are to be read."""
 
     SIGNED = "signed"
+    SHARED = "shared"  # a MAC under a key that the gateway has too
     UNSIGNED = "unsigned"
     BLE = "ble"
     TYPED = "typed"  # people say what they saw
+
+
+ENVELOPES = frozenset({DeviceKind.SIGNED, DeviceKind.SHARED})  # they have sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class Device:
     address: str | None = None
     assignment: Assignment | None = None
     revoked: bool = False
+    former_key: bytes | None = None  # the one before, taken until that time
+    former_until_ms: int = 0
+    shared_key: bytes | None = field(default=None, repr=False)
 
 
 class Registry:

@@ -148,6 +148,22 @@ class DeviceRevocation(_Body):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceKey(_Body):
+    """A device signs with another key from now on, with the one before until then."""
+
+    TYPE: ClassVar[int] = 0x0B
+    NAME: ClassVar[str] = "device key"
+    device_id: bytes
+    time_ms: int
+    public_key: bytes
+    until_ms: int  # the key before is taken until then
+
+    def __post_init__(self) -> None:
+        if self.until_ms < self.time_ms:
+            raise ValueError("the key before ends ahead of the one after it")
+
+
+@dataclass(frozen=True, slots=True)
 class Authority(_Body):
     """Who may approve contracts from now on, and how many of them it takes.
 
@@ -227,6 +243,7 @@ Entry: TypeAlias = (
     | ClockTick
     | DeviceEnrolment
     | DeviceRevocation
+    | DeviceKey
     | Authority
     | ContractProposal
     | ContractApproval
@@ -360,6 +377,16 @@ def _device_revocation(body: _Fields) -> DeviceRevocation:
     return DeviceRevocation(device_id=body.octets(1, ID_SIZE), time_ms=body.number(2))
 
 
+def _device_key(body: _Fields) -> DeviceKey:
+    device_id, time_ms = body.octets(1, ID_SIZE), body.number(2)
+    key, until_ms = body.octets(3), body.number(4)
+    if len(key) not in DEVICE_KEY_SIZES:
+        raise RejectError(f"{DeviceKey.NAME}: field 3 is no key's size")
+    if until_ms < time_ms:
+        raise RejectError(f"{DeviceKey.NAME}: field 4 lies before field 2")
+    return DeviceKey(device_id, time_ms, key, until_ms)
+
+
 def _authority(body: _Fields) -> Authority:
     return Authority(
         scope=body.text(1),
@@ -408,6 +435,7 @@ _DECODERS: dict[int, tuple[str, Callable[[_Fields], Entry]]] = {
     ClockTick.TYPE: (ClockTick.NAME, _clock_tick),
     DeviceEnrolment.TYPE: (DeviceEnrolment.NAME, _device_enrolment),
     DeviceRevocation.TYPE: (DeviceRevocation.NAME, _device_revocation),
+    DeviceKey.TYPE: (DeviceKey.NAME, _device_key),
     Authority.TYPE: (Authority.NAME, _authority),
     ContractProposal.TYPE: (ContractProposal.NAME, _contract_proposal),
     ContractApproval.TYPE: (ContractApproval.NAME, _contract_approval),

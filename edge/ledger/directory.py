@@ -5,8 +5,8 @@ checkpoint's root fixes the partial tiles of the right edge, every hash in a til
 the full tile below it, every leaf hash fixes an entry. Then come the entries' own rules
 (docs/ledger-format.md section 11), and last every other file: an earlier, narrower
 partial tile must be a prefix of the present one, and a file that the log has no place
-for is refused. One bundle is in memory at a time, and 16 bytes for each start of the
-gateway.
+for is refused. One bundle is in memory at a time, 16 bytes for each start of the
+gateway, and the key of each device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.errors import RejectError
-from edge.ledger import ed25519, tiles
+from edge.ledger import device_key, ed25519, tiles
 from edge.ledger.batch import (
     Authority,
     Batch,
@@ -26,6 +26,9 @@ from edge.ledger.batch import (
     ContractApproval,
     ContractProposal,
     ContractStep,
+    DeviceEnrolment,
+    DeviceKey,
+    DeviceRevocation,
     EpochStart,
     GatewayStart,
     decode_entry,
@@ -184,6 +187,7 @@ class _History:
         self._boot: bytes | None = None  # the one that runs
         self._number = 0  # of its next batch
         self._lifecycle = Lifecycle(ed25519.verify)
+        self._keys: dict[bytes, bytes] = {}  # of the devices that sign
 
     def take(self, index: int, content: bytes) -> None:
         entry = decode_entry(content)
@@ -209,8 +213,26 @@ class _History:
             entry, Authority | ContractProposal | ContractApproval | ContractStep
         ):
             self._lifecycle.take(entry)
+        if isinstance(entry, DeviceEnrolment | DeviceRevocation | DeviceKey):
+            self._take_device(entry)
         self._time_ms = entry.time_ms
         self._counts[entry.NAME] += 1
+
+    def _take_device(
+        self, entry: DeviceEnrolment | DeviceRevocation | DeviceKey
+    ) -> None:
+        """A new key belongs to a device that signs, and is a key, and is new."""
+        if isinstance(entry, DeviceKey):
+            before = self._keys.get(entry.device_id)
+            if before is None:
+                raise RejectError("a new key of a device that signs nothing")
+            if before == entry.public_key:
+                raise RejectError("a new key that is the one before")
+            if fault := device_key.key_fault(entry.public_key):
+                raise RejectError(f"the device's key: {fault}")
+        self._keys.pop(entry.device_id, None)
+        if not isinstance(entry, DeviceRevocation) and entry.public_key is not None:
+            self._keys[entry.device_id] = entry.public_key
 
     def _check_contracts(self, start: GatewayStart) -> None:
         """Where approvals decide, a gateway starts with what they made active."""

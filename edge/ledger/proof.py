@@ -10,7 +10,8 @@
 The map of `extra` carries what leads from the record to the batch entry:
 
     1: 1, 2: entry, 3: leaf index, 4: path, 5: leaf hash; disclosed 6: salt, 7: record,
-    8: [index, path, entry] of the enrolment of the device that signed the record
+    8: [index, path, entry] of the enrolment of the device that signed the record, or
+       of the entry by which it got the key that signed
 
 The proof that a later checkpoint continues an earlier one (section 10 there):
 
@@ -37,6 +38,7 @@ from edge.ledger.batch import (
     SALT_SIZE,
     Batch,
     DeviceEnrolment,
+    DeviceKey,
     batch_leaf,
     decode_entry,
 )
@@ -53,7 +55,7 @@ _CONSISTENCY_FIRST_LINE = "iomt/consistency@v1"
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentProof:
-    """A device's enrolment entry and its place in the tree of the same checkpoint."""
+    """The entry with a device's key, and its place in the tree of the checkpoint."""
 
     index: int
     path: tuple[bytes, ...]
@@ -304,7 +306,7 @@ def check_enrolment(
     `root` are the checkpoint's.
     """
     entry = decode_entry(proof.entry)
-    if not isinstance(entry, DeviceEnrolment) or entry.public_key is None:
+    if not isinstance(entry, DeviceEnrolment | DeviceKey) or entry.public_key is None:
         raise RejectError("extra: field 8 is not the enrolment of a device that signs")
     if proof.index >= before:
         raise RejectError(f"extra: field 8 is no enrolment before entry {before}")

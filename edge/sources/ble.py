@@ -38,7 +38,7 @@ from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
 
 from edge.devices import fragments
-from edge.devices.profiles import CLOCKS, continuous_glucose, ecg
+from edge.devices.profiles import READ_BY_US, continuous_glucose, ecg
 from edge.model import Arrival, Outcome, Source, Verdict
 from edge.sources import Door
 from edge.sources.ble_device import (
@@ -47,6 +47,7 @@ from edge.sources.ble_device import (
     drain,
     is_old,
     read_and_set_clock,
+    read_session_start,
     wanted_streams,
 )
 from edge.sources.ble_ecg import EcgStream
@@ -153,6 +154,7 @@ class BleSource:
                 await scanner.start()
                 try:
                     log.info("scanning")
+                    self._table.forget_bound()
                     self._adapter_works()
                     await self._watch()
                 finally:
@@ -243,26 +245,30 @@ class BleSource:
             if self._table.full:
                 self._make_room(name, now_s)
             return
+        if self._table.needs_room(address) and self._make_room(name, now_s):
+            self._table.backoff(address).room_made = True
+            return
         self._full_logged = False
         link = Link(address, name, heard_s=now_s)
         self._links[address] = link
         group.create_task(self._serve(link), name=f"ble-{address}")
 
-    def _make_room(self, name: str, now_s: float) -> None:
+    def _make_room(self, name: str, now_s: float) -> bool:
         """Give up the connection that has been idle longest, if one is idle at all."""
         if any(link.gone.is_set() for link in self._links.values()):
-            return  # room is being made
+            return False  # room is being made
         idle = self._table.idlest(now_s)
         if idle is not None:
             log.info("%s is idle, %s waits: disconnected", idle.device, name)
             not_before_s = now_s + self._limits.idle_s
             self._table.backoff(idle.address).not_before_s = not_before_s
             idle.gone.set()
-        elif not self._full_logged:
+        elif self._table.full and not self._full_logged:
             self._full_logged = True
             log.warning(
                 "%d connections, all in use: no room for %s", len(self._links), name
             )
+        return idle is not None
 
     # ---- One connection ----
 
@@ -273,6 +279,9 @@ class BleSource:
                 await self._stay_connected(link)
             except RADIO_ERRORS as error:
                 _stop_if_cancelled()
+                if not link.reached:
+                    now_s = asyncio.get_running_loop().time()
+                    _tell_bound(self._table.bound_by(link.address, error, now_s))
                 text = explain(error).replace(link.address, "its address")
                 log.warning("%s: %s", link.device, text)
             finally:
@@ -327,6 +336,9 @@ class BleSource:
     async def _attempt(self, link: Link, client: BleakClient) -> None:
         async with asyncio.timeout(self._limits.connect_timeout_s):
             await client.connect()
+        link.reached = True
+        now_s = asyncio.get_running_loop().time()
+        _tell_bound(self._table.reached(link.address, now_s))
         async with asyncio.timeout(self._limits.subscribe_timeout_s):
             await self._look_up_bond(link)
             await self._subscribe(link)
@@ -387,6 +399,7 @@ class BleSource:
         link.busy = True
         try:
             await read_and_set_clock(link, self._take, self._now, self._limits)
+            await read_session_start(link, self._take, self._limits)
             for access in link.accesses:
                 key = link.address, access.measurement
                 newest = await drain(link, access, self._fetched.get(key), self._limits)
@@ -436,7 +449,7 @@ class BleSource:
         if access is not None:
             value.stored = True
             value.settle = access.took(stream, octets)
-        if stream not in CLOCKS:
+        if stream not in READ_BY_US:
             value.backlog = is_old(link, stream, octets, self._now, stored=value.stored)
         self._hand_on(link, value)
 
@@ -553,6 +566,11 @@ class BleSource:
                 await ending
         except RADIO_ERRORS as error:
             log.debug("%s: at the end: %s", what, explain(error))
+
+
+def _tell_bound(count: int | None) -> None:
+    if count is not None:
+        log.warning("the adapter holds no more than %d connections", count)
 
 
 def _fetching(link: Link, stream: str) -> RecordAccess | None:

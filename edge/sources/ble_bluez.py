@@ -132,6 +132,13 @@ class Bluez:
                     path, _PROPERTIES, "Set", "ssv", _DEVICE, "Trusted", value
                 )
 
+    async def forget(self, address: str) -> None:
+        """Have every adapter forget a device and its keys."""
+        for path, faces in (await self.objects()).items():
+            if _DEVICE in faces and _value(faces[_DEVICE], "Address") == address:
+                adapter = str(_value(faces[_DEVICE], "Adapter"))
+                await self.call(adapter, _ADAPTER, "RemoveDevice", "o", path)
+
     async def address_of(self, path: str) -> str:
         """The address of a device's object, empty for one that is gone."""
         faces = (await self.objects()).get(path, {})

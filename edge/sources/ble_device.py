@@ -4,11 +4,15 @@ Its clock is read, recorded as it was (a record of the stream 2a2b or 2a08, whos
 received_ms is our time at that moment, so that their difference is the offset) and then
 set, where the device lets us and our own clock is right. Times that the device has
 stamped by then are by the clock that was recorded.
+
+The records of a continuous glucose sensor count minutes since its session began; when
+that was is read and recorded too (stream 2aaa).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -17,7 +21,15 @@ from bleak.exc import BleakError
 
 from edge.devices import fragments
 from edge.devices.originals import LATE_MS
-from edge.devices.profiles import CLOCKS, PROFILES, current_time, date_time, racp
+from edge.devices.profiles import (
+    CLOCKS,
+    PROFILES,
+    READ_BY_US,
+    continuous_glucose,
+    current_time,
+    date_time,
+    racp,
+)
 from edge.errors import RefusedError
 from edge.sources.ble_link import Limits, Link
 from edge.sources.ble_records import STREAMS, RecordAccess
@@ -27,6 +39,7 @@ log = logging.getLogger("edge.ble")
 
 Take = Callable[[Link, str, bytes], None]
 Now = Callable[[], int | None]  # ms since 1970, None while our clock is not right
+MS_PER_MINUTE = 60_000
 WRITES = frozenset({"write", "write-without-response"})
 
 
@@ -59,7 +72,7 @@ def wanted_streams(link: Link) -> frozenset[str]:
     characteristics = link.client.services.characteristics.values()
     if fragments.ENVELOPE_UUID in {short(one.uuid) for one in characteristics}:
         return frozenset({fragments.ENVELOPE_UUID})
-    return frozenset(PROFILES) - CLOCKS
+    return frozenset(PROFILES) - READ_BY_US
 
 
 async def read_and_set_clock(link: Link, take: Take, now: Now, limits: Limits) -> None:
@@ -115,6 +128,36 @@ def _clock_value(uuid: str, now_ms: int) -> bytes:
     return bytes(date_time.Timestamp.at(now_ms))
 
 
+async def read_session_start(link: Link, take: Take, limits: Limits) -> None:
+    """When a glucose sensor's session began. Radio errors are told, not raised."""
+    assert link.client is not None  # noqa: S101 - it is connected
+    for characteristic in list(link.client.services.characteristics.values()):
+        uuid = short(characteristic.uuid)
+        if uuid != continuous_glucose.SESSION_START_UUID:
+            continue
+        try:
+            async with asyncio.timeout(limits.subscribe_timeout_s):
+                value = bytes(await link.client.read_gatt_char(characteristic))
+        except RADIO_ERRORS as error:
+            if link.gone.is_set():
+                raise
+            log.info("%s: its session: %s", link.device, explain(error))
+            continue
+        with contextlib.suppress(RefusedError):  # the intake refuses and keeps it
+            link.session_start_ms = PROFILES[uuid](value).time_ms
+        take(link, uuid, value)
+
+
+def _time_ms(link: Link, stream: str, value: bytes) -> int | None:
+    """When a value was measured, by the device; RefusedError where it is malformed."""
+    if stream == continuous_glucose.MEASUREMENT_UUID:
+        if link.session_start_ms is None:
+            return None
+        point = continuous_glucose.GlucosePoint.from_bytes(value)
+        return link.session_start_ms + point.offset_min * MS_PER_MINUTE
+    return PROFILES[stream](value).time_ms
+
+
 def is_old(link: Link, stream: str, value: bytes, now: Now, *, stored: bool) -> bool:
     """Whether a value is too old to tell of now.
 
@@ -122,7 +165,7 @@ def is_old(link: Link, stream: str, value: bytes, now: Now, *, stored: bool) -> 
     whose age nobody can tell counts as old.
     """
     try:
-        time_ms = PROFILES[stream](value).time_ms
+        time_ms = _time_ms(link, stream, value)
     except (RefusedError, KeyError):
         return stored
     now_ms = now()

@@ -34,6 +34,8 @@ class Limits:
     waiting_count_max: int = 256  # values of one device that wait for the intake
     stored_count_max: int = 8192  # the same of what the device keeps until we have it
     grace_s: float = 1.0  # of a full intake before a device is unsubscribed
+    unreached_max: int = 2  # then the adapter may hold fewer connections than we think
+    bound_s: float = 300.0  # for which we go on thinking so
     idle_s: float = 10.0  # then a connection may be given to a device that waits
     record_quiet_s: float = 10.0  # between two stored records
     commit_wait_s: float = 60.0  # for what was fetched to be durable
@@ -65,18 +67,21 @@ class Link:
     """One device, from the advertisement we answer to the last value handed on.
 
     `clock_ahead_ms` is how far the device's clock was ahead of ours when it was read,
-    None where it told none.
+    None where it told none; `session_start_ms` when the session of a glucose sensor
+    began, by its own clock.
     """
 
     address: str
     device: str
     client: BleakClient | None = None
+    reached: bool = False  # connected, if not yet subscribed to
     connected: bool = False
     bonded: bool = False
     subscribed: list[BleakGATTCharacteristic] = field(default_factory=list)
     accesses: list[RecordAccess] = field(default_factory=list)
     busy: bool = False  # with what we ask of it; not to be given up now
     clock_ahead_ms: int | None = None
+    session_start_ms: int | None = None
     waiting: deque[Value] = field(default_factory=deque)
     has_waiting: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,7 +100,13 @@ class Link:
 
 @dataclass(slots=True)
 class Backoff:
-    """Failures in a row, and the loop time before which there is no new try."""
+    """Failures in a row, and the loop time before which there is no new try.
+
+    `unreached` counts the connections in a row that did not come about; `room_made`
+    says that another device was disconnected for that.
+    """
 
     failures: int = 0
     not_before_s: float = 0.0
+    unreached: int = 0
+    room_made: bool = False

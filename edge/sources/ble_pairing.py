@@ -84,6 +84,11 @@ async def nearby(
     return sorted(found, key=lambda one: (not one.useful, -one.signal_dbm))
 
 
+async def found(address: str) -> BLEDevice | None:
+    """The device of this address (capitals), as soon as it is heard; or None."""
+    return await BleakScanner.find_device_by_address(address, timeout=SCAN_S)
+
+
 async def pair(
     device: BLEDevice,
     *,
@@ -93,10 +98,18 @@ async def pair(
 ) -> dict[str, str]:
     """Bond with a device; what it says of itself, by the words of TEXTS.
 
-    The callbacks are Agent's. BleakError, OSError or TimeoutError where it fails.
+    An earlier bond is forgotten first: a device that was reset no longer has its half,
+    and would not be heard with ours. The callbacks are Agent's. BleakError, OSError or
+    TimeoutError where it fails.
     """
     address = device.address.upper()
     async with system_bus() as bluez:
+        if await bluez.is_bonded(address):
+            await bluez.forget(address)
+            anew = await found(address)
+            if anew is None:
+                raise BleakError("its bond is forgotten, and it advertises no more")
+            device = anew
 
         async def may_pair(path: str) -> bool:
             return await bluez.address_of(path) == address

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from edge.sources.ble_link import Backoff, Limits, Link
+from edge.sources.ble_words import says_full
+
+BOUND_MIN = 2  # no adapter holds fewer: it was the device
 
 
 def next_delay_s(backoff: Backoff, limits: Limits) -> float:
@@ -22,11 +26,51 @@ class Table:
         self._limits = limits
         self._waiting: dict[str, float] = {}  # heard last, in the order they came
         self._backoffs: dict[str, Backoff] = {}
+        self._held_max = limits.connections_max
+        self._bound_until_s = math.inf
 
     @property
     def full(self) -> bool:
         """Whether the adapter holds no more connections."""
-        return len(self.links) >= self._limits.connections_max
+        return len(self.links) >= self._held_max
+
+    def bound_by(self, address: str, error: BaseException, now_s: float) -> int | None:
+        """A connection did not come about; how many there can be, where that is news.
+
+        BlueZ may say that there are too many; then as many as there are is the bound.
+        """
+        self.backoff(address).unreached += 1
+        return self._bound(now_s) if says_full(error) else None
+
+    def needs_room(self, address: str) -> bool:
+        """Whether to try if the device is reached once another one is disconnected.
+
+        An adapter may hold fewer connections than we think, and answer one too many
+        with nothing but silence. Tried once: it may as well be the device.
+        """
+        backoff = self.backoff(address)
+        return backoff.unreached >= self._limits.unreached_max and not backoff.room_made
+
+    def reached(self, address: str, now_s: float) -> int | None:
+        """The connection came about; the bound that this shows, where that is news."""
+        backoff = self.backoff(address)
+        made, backoff.unreached, backoff.room_made = backoff.room_made, 0, False
+        if not made:
+            return None
+        return self._bound(now_s)
+
+    def _bound(self, now_s: float) -> int | None:
+        """As many as there are now; for a time, for it may have been something else."""
+        links = self.links.values()
+        held = sum(one.reached and not one.gone.is_set() for one in links)
+        if not BOUND_MIN <= held < self._held_max:
+            return None
+        self._held_max, self._bound_until_s = held, now_s + self._limits.bound_s
+        return held
+
+    def forget_bound(self) -> None:
+        """Another adapter, or the same with nobody else's connections on it."""
+        self._held_max, self._bound_until_s = self._limits.connections_max, math.inf
 
     def backoff(self, address: str) -> Backoff:
         """The failures of a device."""
@@ -41,10 +85,12 @@ class Table:
 
         One that is not next waits from now on, as long as it goes on advertising.
         """
+        if now_s > self._bound_until_s:
+            self.forget_bound()
         for one, heard_s in list(self._waiting.items()):
             if now_s - heard_s > self._limits.fresh_s:
                 del self._waiting[one]  # it sleeps again
-        free = self._limits.connections_max - len(self.links)
+        free = self._held_max - len(self.links)
         queue = list(self._waiting)
         place = queue.index(address) if address in self._waiting else len(queue)
         if place < free:

@@ -487,7 +487,8 @@ class Connection(asyncio.Protocol):
 
     def _identified(self, packet: Connect) -> tuple[str | None, str]:
         """(role, user) of the peer; no role where it may not connect."""
-        user, password = packet.user or "", packet.password or b""
+        # The AWS clients put "?SDK=…" after it by default; no name has a question mark.
+        user, password = (packet.user or "").split("?", 1)[0], packet.password or b""
         if len(user) > USER_LENGTH_MAX:
             return None, user
         secured = self._transport.get_extra_info("ssl_object")

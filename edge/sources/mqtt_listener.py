@@ -23,10 +23,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from ssl import SSLContext
 
 from edge.devices.mapped import Mapping
+from edge.mqtt_limits import Limits
 from edge.sources import Door
 from edge.sources.mqtt_connection import (
     PAYLOAD_KEPT_SIZE,
@@ -37,7 +37,7 @@ from edge.sources.mqtt_packets import Publish, Will
 from edge.sources.mqtt_properties import Code, Property, number
 from edge.sources.mqtt_session import Feed, Keeper, Session
 from edge.sources.mqtt_sessions import Sessions
-from edge.sources.mqtt_topics import is_alert
+from edge.sources.mqtt_topics import is_alert, is_live
 
 LOG_LINES_MAX = 20  # per period, over all connections
 LOG_PERIOD_S = 10.0
@@ -51,35 +51,6 @@ Identify = Callable[[str, bytes, bytes | None], tuple[str, str] | None]
 # None to refuse. What it gives for ("", b"") is what anonymous peers may do. It runs on
 # the event loop: a slow password hash belongs behind a cache.
 Authenticate = Callable[[str, bytes], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Every bound of the listener."""
-
-    connections_max: int = 512  # then the oldest that has done nothing good makes way
-    connect_timeout_s: float = 10.0  # from accept (and TLS handshake) to CONNECT
-    idle_max_s: float = 3_600.0  # without a packet, of a client without keep-alive
-    connect_size_max: int = 16_384  # bytes, so that strangers cannot fill the memory
-    packet_size_max: int = 262_144  # bytes, announced in version 5; more is 0x95
-    receive_max: int = 1_024  # QoS 1 in flight, announced and enforced in version 5
-    pending_max: int = 2_048  # messages before the commit; then reading stops
-    untried_max: int = 64  # the same, until one of a connection's messages was good
-    refusals_per_s: float = 20.0  # of one principal; it is read no faster than that
-    refusals_burst: int = 200  # but for so many at once
-    violations_per_s: float = 10.0  # of the protocol, or a wrong password, by address
-    violations_burst: int = 100  # then its new connections wait, so long at the most:
-    violations_wait_s: float = 2.0
-    subscriptions_max: int = 32  # per connection
-    send_window_max: int = 256  # our QoS 1 without PUBACK, per subscriber
-    unsent_max: int = 1_024  # messages behind that window before it counts as dead
-    write_buffer_size_max: int = 1_048_576  # bytes a subscriber may leave unread
-    sessions_max: int = 1_024  # without a connection
-    sessions_per_user_max: int = 8  # of those, of one user
-    session_expiry_max_s: int = 604_800  # a week; 3.1.1 cannot ask for less
-    kept_for_absent_max: int = 32  # receipts for a device that is away
-    linger_s: float = 2.0  # from our goodbye to the abort
-    close_timeout_s: float = 5.0  # for commits in flight when the listener closes
 
 
 class RateLimitedLog:
@@ -277,7 +248,11 @@ class MqttListener:
             if holder is not None:
                 count += not holder.closing and holder.send(packet)
             elif qos and not is_alert(topic):
-                kept_max = self.limits.kept_for_absent_max
+                kept_max = (
+                    self.limits.live_for_absent_max
+                    if is_live(topic)
+                    else self.limits.kept_for_absent_max
+                )
                 if not session.window.keep(packet, kept_max):
                     self.dropped_count += 1
         return count
@@ -286,6 +261,11 @@ class MqttListener:
         """Whether a session of this user, connected or kept, subscribes to a topic."""
         sessions = self.sessions.of_user(user)
         return any(one.granted(topic) is not None for one in sessions)
+
+    def follows_live(self, user: str) -> bool:
+        """Whether a session of this user, connected or kept, follows live readings."""
+        sessions = self.sessions.of_user(user)
+        return any(is_live(one) for each in sessions for one in each.subscriptions)
 
     def close_user(self, user: str) -> None:
         """Disconnect whoever is connected as this user: it may not be so any more."""

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from edge.errors import DurabilityError, RejectError
+from edge.sources import mqtt_topics
 from edge.sources.mqtt_session import Feed, Keeper, Session, decode
 from edge.sources.mqtt_window import SendWindow
 
 if TYPE_CHECKING:
-    from edge.sources.mqtt_listener import Limits, RateLimitedLog
+    from edge.mqtt_limits import Limits
+    from edge.sources.mqtt_listener import RateLimitedLog
 
 SECOND_MS = 1000
 NANOSECONDS_PER_MS = 1_000_000
@@ -144,13 +146,14 @@ class Sessions:
         """A patient was erased: of alerts that wait for an absent client none stays.
 
         They are read from the store again, under new packet identifiers; the store no
-        longer has those of the patient.
+        longer has those of the patient. Live readings are in no store that they could
+        be read from again, so all that wait are gone.
         """
         for session in self._sessions.values():
             if not session.connected:
                 acknowledged = session.acknowledged
                 session.again = max(session.again, session.seen)
-                session.window.forget()
+                session.window.forget(mqtt_topics.is_live)
                 session.seen = acknowledged
 
     def _add(self, session: Session) -> None:

@@ -2,6 +2,7 @@
 
 iomt/v1/<device>/<stream>    readings, published by devices (docs/wire-format.md)
 iomt/v1/alerts/...           alerts, for viewers
+iomt/v1/live/<device>        readings as they are committed, for viewers
 iomt/v1/<device>/receipt     receipts, for the device itself (ledger/receipt.py)
 iomt/v1/<device>/cmd         commands, for the device itself: nothing is sent there yet
 """
@@ -18,6 +19,7 @@ DEVICE = "device"  # the roles that authentication gives
 VIEWER = "viewer"
 ROOT = ("iomt", "v1")
 ALERTS = (*ROOT, "alerts")
+LIVE = (*ROOT, "live")
 OWN_TOPICS = ("cmd", "receipt")
 _SHOWN_LENGTH = 128  # of a topic of up to 65,535 bytes, in a refusal
 
@@ -63,7 +65,10 @@ def may_subscribe(topic_filter: str, role: str, user: str | None) -> bool:
     """Whether a well-formed filter is granted to this role and user."""
     levels = tuple(topic_filter.split("/"))
     if role == VIEWER:
-        return len(levels) > len(ALERTS) and levels[: len(ALERTS)] == ALERTS
+        return any(
+            len(levels) > len(one) and levels[: len(one)] == one
+            for one in (ALERTS, LIVE)
+        )
     if role != DEVICE or user is None or not is_name(user):
         return False
     return levels in [(*ROOT, user, own) for own in OWN_TOPICS]
@@ -72,7 +77,7 @@ def may_subscribe(topic_filter: str, role: str, user: str | None) -> bool:
 def allowed(role: str, user: str | None) -> str:
     """In words, what this role and user may subscribe to."""
     if role == VIEWER:
-        return "/".join((*ALERTS, "#"))
+        return " and ".join("/".join((*one, "#")) for one in (ALERTS, LIVE))
     if user is None or not is_name(user):
         return "nothing: it gave no user name"
     return " and ".join("/".join((*ROOT, user, own)) for own in OWN_TOPICS)
@@ -81,6 +86,11 @@ def allowed(role: str, user: str | None) -> str:
 def is_alert(topic_filter: str) -> bool:
     """Whether a filter that was granted covers alerts, and nothing but alerts."""
     return tuple(topic_filter.split("/", len(ALERTS))[: len(ALERTS)]) == ALERTS
+
+
+def is_live(topic: str) -> bool:
+    """Whether a topic, or a filter that was granted, is of live readings alone."""
+    return tuple(topic.split("/", len(LIVE))[: len(LIVE)]) == LIVE
 
 
 def is_filter(topic_filter: str) -> bool:

@@ -9,6 +9,7 @@ client comes back (MQTT-4.4.0-1).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,12 +78,17 @@ class SendWindow:
         del self._waiting[kept[0]]
         return False
 
-    def forget(self) -> None:
-        """Hold nothing that has a number: it can be read from the feed again."""
+    def forget(self, also: Callable[[str], bool] = lambda _: False) -> None:
+        """Hold nothing that has a number: it can be read from the feed again.
+
+        Nor anything of a topic for which `also` is true.
+        """
         for packet_id, one in list(self._in_flight.items()):
-            if one.number:
+            if one.number or also(one.packet.topic):
                 del self._in_flight[packet_id]
-        self._waiting = deque(one for one in self._waiting if not one.number)
+        self._waiting = deque(
+            one for one in self._waiting if not (one.number or also(one.packet.topic))
+        )
 
     def acknowledge(self, packet_id: int) -> list[Publish]:
         """What may go out after this PUBACK; one for a packet never sent is ignored."""

@@ -8,7 +8,8 @@
                           without it, no backup
 
     KEYS/log.key …        the files of the keys directory
-    KEYS/ring.db          all wrapped keys: the gateway's, patients', episodes'
+    KEYS/ring.db          all wrapped or sealed keys: the gateway's, patients',
+                          episodes', those that devices share with us
     KEYS/keys.json        last: the same
 
 "mac" is HMAC-SHA-256 over the other members, under a key made of the epoch's log key:
@@ -47,7 +48,7 @@ from edge.errors import (
     GatewayError,
     IntegrityError,
 )
-from edge.store import epochs, keysource
+from edge.store import epochs, keysource, shared_keys
 from edge.store.database import (
     APPLICATION_ID,
     DATABASE_NAME,
@@ -68,7 +69,9 @@ PAUSE_MAX_S = 1.0
 LEFT_OUT_TABLES = frozenset({"contract_state", "quarantine"})
 KEPT_META = (
     *("origin", "epoch", "ended-*", "kept-*", "retained.*", "contract-*"),
-    *("rollback_alarm", "frames_indexed", "start_hashes"),
+    *("contract_log", "rollback_alarm", "frames_indexed", "start_hashes"),
+    "outbox_released",  # or a restore would show every alarm that is kept once more
+    *("tls-*", "password-*", "device-keys-*"),  # hashes and public keys: no secret
 )
 RING_TABLES = ("patients", "episodes", "assignments", "erasures")
 WRAPPED = "wrapped"  # the column of a wrapped key, in every table that has one
@@ -157,7 +160,7 @@ def backup_keys(
             for table in RING_TABLES
         }
         plan["meta"] = "SELECT * FROM meta WHERE key IN ('gateway_key', 'origin')"
-        plan["meta"] += " OR key = 'epoch'"
+        plan["meta"] += f" OR key = 'epoch' OR key GLOB '{shared_keys.PREFIX}*'"
         copy_tables(connection, target / RING_NAME, plan, _Pace())
         connection.execute("COMMIT")
         for file in sorted(keys.iterdir()):

@@ -3,7 +3,7 @@
     good      the record's leaf hash is the one that the batch committed to
     altered   it is not, the frame does not open, or the leaf hashes do not lead to the
               root that stands in the batch's entry
-    erased    a record is missing, and an erasure began after its batch
+    erased    a record is missing, and an erasure began after its batch or with it
     expired   a record is missing, and a retention policy has passed its batch
     lost      a record is missing for no known reason
 
@@ -22,7 +22,8 @@ from edge import cbor
 from edge.errors import ErasedError, IntegrityError, RejectError
 from edge.ledger import batch as ledger_batch
 from edge.ledger import core, tlog
-from edge.model import Record
+from edge.model import Kind, Record
+from edge.store.forget import PHASE, Phase
 from edge.store.reader import Reader, StoredBatch
 
 AGES_MS = {
@@ -79,7 +80,7 @@ def check(reader: Reader, now_ms: int) -> Report:
         erased_ms, expired = reader.forgotten_until()  # may move on beside us
         if batch.id <= expired:
             line.expired += missing
-        elif batch.time_ms <= erased_ms:
+        elif batch.time_ms <= erased_ms or _begins_erasure(reader, batch):
             line.erased += missing
         elif reader.has_batch(batch.id):
             line.lost += missing
@@ -112,6 +113,22 @@ def _check_batch(reader: Reader, batch: StoredBatch, line: Line, report: Report)
     if not true_count:
         return 1  # the count itself is missing: at least that
     return max(0, true_count - found)
+
+
+def _begins_erasure(reader: Reader, batch: StoredBatch) -> bool:
+    """Whether an erasure's intent is in the batch: its patient's alarms end there too.
+
+    The batch's own time is that of its commit, which comes after the intent's.
+    """
+    for _, _, salted in _salted(reader, batch, Line(), Report()):
+        try:
+            record = Record.decode(salted[ledger_batch.SALT_SIZE :])
+            if record.kind is Kind.ERASURE:
+                body = cbor.decode(record.original)
+                return isinstance(body, dict) and body.get(PHASE) == Phase.INTENT
+        except RejectError:
+            continue
+    return False
 
 
 def _salted(

@@ -107,13 +107,18 @@ class _Chain:
                 needed=False,
             )
         name = record.device or ""
-        proven = enrolment(self._reader, name, self._found.entry, self._log, self._size)
+        signed = signed_original(record)
+        proven = enrolment(
+            *(self._reader, name, signed.kid),
+            *(self._found.entry, self._log, self._size),
+        )
         if proven is None:
             raise _AbsentError(f"no enrolment of {name} in the log before the reading")
         entry = ledger_batch.decode_entry(proven.entry)
-        if not isinstance(entry, ledger_batch.DeviceEnrolment) or not entry.public_key:
+        keyed = ledger_batch.DeviceEnrolment | ledger_batch.DeviceKey
+        if not isinstance(entry, keyed) or not entry.public_key:
             raise IntegrityError(f"{name} was enrolled without a key at {proven.index}")
-        signed_original(record).check(entry.public_key)
+        signed.check(entry.public_key)
         return f"{name} signed it with the key that is in the log since {proven.index}"
 
     def gateway(self) -> str:

@@ -27,10 +27,10 @@ from pathlib import Path
 import apsw
 
 from edge import cbor
-from edge.devices.registry import Registry
+from edge.devices.registry import Device, Registry
 from edge.errors import ConfigurationError, IntegrityError, NotFoundError, RejectError
 from edge.ledger import core, note, tiles, tlog
-from edge.ledger.batch import DeviceEnrolment, EpochStart
+from edge.ledger.batch import DeviceEnrolment, DeviceKey, EpochStart
 from edge.model import Attestation
 from edge.store.database import TILE_DIRECTORY, meta, rows
 from edge.store.vault import KEY_SIZE, LOG_KEY, write_secret
@@ -279,11 +279,20 @@ def first_entries(
         return found
     for device in registry.all():
         if not device.revoked:
-            key = device.public_key
-            attestation = Attestation.DEVICE if key else Attestation.GATEWAY
-            entry = DeviceEnrolment(device.ref, now_ms, attestation, key)
-            found.append(entry.encode())
+            found += enrolled_again(device, now_ms)
     return found
+
+
+def enrolled_again(device: Device, now_ms: int) -> list[bytes]:
+    """The enrolment of a device, by a key that is still good and then by its own."""
+    key, former, until_ms = device.public_key, device.former_key, device.former_until_ms
+    if key is None:
+        entry = DeviceEnrolment(device.ref, now_ms, Attestation.GATEWAY)
+        return [entry.encode()]
+    if former is None or until_ms <= now_ms:
+        return [DeviceEnrolment(device.ref, now_ms, Attestation.DEVICE, key).encode()]
+    first = DeviceEnrolment(device.ref, now_ms, Attestation.DEVICE, former)
+    return [first.encode(), DeviceKey(device.ref, now_ms, key, until_ms).encode()]
 
 
 def _bounded(signed: bytes) -> bytes:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import apsw
@@ -45,6 +46,16 @@ TRUNCATE_WAIT_MS = 100
 _DAMAGED = object()  # a refusal that nobody can read: it may be anybody's
 NO_KEY = b""  # stands for the wrapped key of an episode that nobody may open again
 FOREVER_MS = 2**63 - 1
+
+
+class Phase(IntEnum):
+    """Of an erasure's record."""
+
+    INTENT = 0
+    COMPLETED = 1
+
+
+PHASE = 1  # its key in the record's body
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edge.errors import NotFoundError
 from edge.ledger import batch as ledger_batch
 from edge.ledger import core, proof, tiles
+from edge.ledger.attestation import signed_original
 from edge.model import Attestation, Record
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def prove(reader: Reader, reading_id: str, *, disclose: bool) -> bytes:
         size, signed = log.checkpoint()
         enrolled = None
         if disclose and record.attestation is Attestation.DEVICE:
-            enrolled = enrolment(reader, record.device or "", found.entry, log, size)
+            kid = signed_original(record).kid
+            device = record.device or ""
+            enrolled = enrolment(reader, device, kid, found.entry, log, size)
         hashes = tiles.split_hashes(found.leaves)
         extra = proof.BatchProof(
             entry=found.body,
@@ -47,26 +50,24 @@ def prove(reader: Reader, reading_id: str, *, disclose: bool) -> bytes:
 
 
 def enrolment(
-    reader: Reader, device: str, before: int, log: LogReader, size: int
+    reader: Reader, device: str, kid: bytes, before: int, log: LogReader, size: int
 ) -> proof.EnrolmentProof | None:
-    """The proof of a device's enrolment ahead of the entry `before`, if it stands.
+    """The proof of the device's key of this identifier, ahead of the entry `before`.
 
-    Entries' times never go back, so the moment the device was added leads there. In a
-    later epoch it was enrolled again with the others, ahead of the first start.
+    Entries' times never go back, so the moment the device got the key leads there. In
+    a later epoch it was enrolled again with the others, ahead of the first start.
     """
-    known = reader.added(device)
+    known = reader.signing_key(device, kid)
     if known is None:
         return None
-    ref, added_ms = known
-    for at in range(log.first_at(added_ms, size), before):
+    ref, (key, since_ms, _) = known
+    for at in range(log.first_at(since_ms, size), before):
         one = log.decoded(at, size)
-        if isinstance(one, ledger_batch.DeviceEnrolment) and one.device_id == ref:
-            return proof.EnrolmentProof(
-                at, log.inclusion(at, size), log.entry(at, size)
-            )
-        if one.time_ms > added_ms and not isinstance(
-            one, ledger_batch.EpochStart | ledger_batch.DeviceEnrolment
-        ):
+        if isinstance(one, ledger_batch.DeviceEnrolment | ledger_batch.DeviceKey):
+            if one.device_id == ref and one.public_key == key:
+                path = log.inclusion(at, size)
+                return proof.EnrolmentProof(at, path, log.entry(at, size))
+        elif one.time_ms > since_ms and not isinstance(one, ledger_batch.EpochStart):
             return None
     return None
 

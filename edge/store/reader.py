@@ -30,7 +30,7 @@ from edge.devices.registry import (
 from edge.errors import ErasedError, IntegrityError, NotFoundError, RejectError
 from edge.ledger import batch as ledger_batch
 from edge.model import Kind, Record
-from edge.store import epochs, forget, proving, vault
+from edge.store import device_keys, epochs, forget, proving, shared_keys, vault
 from edge.store.database import (
     FRAME_BITS,
     meta,
@@ -165,6 +165,8 @@ class Reader:
             assignments[id_] = Assignment(id_, ref, patient, patient_ref)
             if until_ms is None:
                 current[device] = assignments[id_]
+        former = device_keys.former_keys(self._connection)
+        shared = shared_keys.load(self._connection, self._keys.gateway)
         devices = [
             Device(
                 id=id_,
@@ -175,6 +177,9 @@ class Reader:
                 address=address,
                 assignment=current.get(id_),
                 revoked=revoked_ms is not None,
+                former_key=former[id_].key if id_ in former else None,
+                former_until_ms=(former[id_].until_ms or 0) if id_ in former else 0,
+                shared_key=shared.get(id_),
             )
             for id_, name, ref, kind, public_key, address, revoked_ms in rows(
                 self._connection,
@@ -326,13 +331,8 @@ class Reader:
         return int(highest)
 
     def forgotten_until(self) -> tuple[int, int]:
-        """(until when an erasure took records, the newest batch a retention passed).
-
-        An erasure takes what its own intent's commit holds, too, which is later than
-        the moment that it began.
-        """
-        query = "SELECT MAX(COALESCE(completed_ms, started_ms)) FROM erasures"
-        [(erased_ms,)] = rows(self._connection, query)
+        """(when the newest erasure began, the newest batch a retention passed)."""
+        [(erased_ms,)] = rows(self._connection, "SELECT MAX(started_ms) FROM erasures")
         [(batch,)] = rows(
             self._connection,
             "SELECT MAX(value) FROM meta WHERE key LIKE 'retained.%'",
@@ -536,14 +536,19 @@ class Reader:
         """The .tlog-proof file of a reading; NotFoundError where there is none."""
         return proving.prove(self, reading_id, disclose=disclose)
 
-    def added(self, device: str) -> tuple[bytes, int] | None:
-        """(random id, when it was added) of a device."""
-        found: list[tuple[bytes, int]] = rows(
-            self._connection,
-            "SELECT ref, added_ms FROM devices WHERE name = ?",
-            (device,),
+    def signing_key(
+        self, device: str, kid: bytes
+    ) -> tuple[bytes, device_keys.SigningKey] | None:
+        """(the device's random id, its key of this identifier), present or former."""
+        found: list[tuple[int, bytes]] = rows(
+            self._connection, "SELECT id, ref FROM devices WHERE name = ?", (device,)
         )
-        return found[0] if found else None
+        for id_, ref in found:
+            keys = device_keys.keys_of(self._connection, id_)
+            key = device_keys.with_kid(keys, kid)
+            if key is not None:
+                return ref, key
+        return None
 
     def located(self, reading_id: str) -> Located:
         """Where a reading stands, and its record; NotFoundError where it does not."""

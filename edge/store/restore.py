@@ -33,7 +33,7 @@ from edge.errors import (
     RejectError,
 )
 from edge.ledger import core, note, tiles
-from edge.store import epochs, vault
+from edge.store import epochs, shared_keys, vault
 from edge.store.backup import (
     BACKUP_FORMAT,
     BACKUP_NAME,
@@ -336,6 +336,7 @@ def _check_keys(
     check_log(directory, store, keys)
     held = any((keys / one).exists() for one in (vault.MASTER_KEY, SEALED_KEY))
     opened = Keys(load_keys(keys, None if held else CREDENTIAL).master, ring)
-    [(wrapped,)] = rows(ring, "SELECT value FROM meta WHERE key = 'gateway_key'")
-    store.execute("INSERT OR REPLACE INTO meta VALUES ('gateway_key', ?)", (wrapped,))
+    query = "SELECT key, value FROM meta WHERE key = 'gateway_key' OR key GLOB ?"
+    for row in rows(ring, query, (f"{shared_keys.PREFIX}*",)):
+        store.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
     return opened

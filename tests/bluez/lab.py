@@ -36,6 +36,7 @@ from edge.sources.ble_adapter import bluez_source
 ADAPTER_ADDRESS = "F0:F1:F2:00:00:01"
 PLUG_LIMIT_S = 20.0
 ADAPTER = "org.bluez.Adapter1"
+DEVICE = "org.bluez.Device1"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECTS = "org.freedesktop.DBus.ObjectManager"
 
@@ -91,6 +92,7 @@ class Lab(Radio):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.forget_devices()
         await self.unplug_adapter()
         assert self._bus is not None
         self._bus.disconnect()
@@ -113,9 +115,28 @@ class Lab(Radio):
             raise RuntimeError(str(answer and (answer.error_name, answer.body)))
         return list(answer.body)
 
+    async def objects(self) -> Mapping[str, Mapping[str, Mapping[str, Variant]]]:
+        """Everything that BlueZ knows, by its path and its interface."""
+        return dict((await self.call("/", OBJECTS, "GetManagedObjects", ""))[0])
+
+    async def forget_devices(self) -> None:
+        """No bond and no connection outlives a test.
+
+        Linux 6.1 may crash (hci_chan_del) where an adapter is pulled out under one.
+        """
+        with contextlib.suppress(RuntimeError):
+            for path, faces in (await self.objects()).items():
+                if DEVICE in faces and path.startswith(self.path + "/"):
+                    with contextlib.suppress(RuntimeError):
+                        await self.call(self.path, ADAPTER, "RemoveDevice", "o", path)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while self._controller.le_connections:
+                    await asyncio.sleep(0.05)
+
     async def adapters(self) -> Mapping[str, Mapping[str, Variant]]:
         """The adapters that BlueZ knows, by their object's path."""
-        objects = (await self.call("/", OBJECTS, "GetManagedObjects", ""))[0]
+        objects = await self.objects()
         return {p: faces[ADAPTER] for p, faces in objects.items() if ADAPTER in faces}
 
     async def plug(self) -> None:
@@ -133,6 +154,21 @@ class Lab(Radio):
             hci.LeFeatureMask.LL_PRIVACY | hci.LeFeatureMask.LE_EXTENDED_ADVERTISING
         )
         await self.powered()
+
+    def bound_connections(self, count: int) -> None:
+        """Let the adapter hold no more than `count`; real ones have 5 to 20."""
+        controller = self._controller
+        create = controller.on_hci_le_create_connection_command
+
+        def bounded(command: Any) -> None:
+            if len(controller.le_connections) < count:
+                create(command)
+                return
+            controller._send_hci_command_status(
+                hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR, command.op_code
+            )
+
+        controller.on_hci_le_create_connection_command = bounded
 
     async def powered(self) -> None:
         """Return once BlueZ has our adapter and it is on, switching it on if needed."""

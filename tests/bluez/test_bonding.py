@@ -12,6 +12,7 @@ import contextlib
 from ble_fakes import Intake, until
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
+from bleak.exc import BleakError
 from bumble.core import UUID
 from bumble.gatt import Characteristic
 from lab import QUICK, Displayed, Lab, let_go, wants_pairing
@@ -19,6 +20,7 @@ from lab import QUICK, Displayed, Lab, let_go, wants_pairing
 from edge.sources.ble_adapter import run_ble
 from edge.sources.ble_bluez import Agent, system_bus
 from edge.sources.ble_pairing import pair
+from edge.sources.ble_words import explain
 
 LIMIT_S = 40
 CUFF = "F1:00:00:00:03:01"
@@ -103,3 +105,29 @@ async def test_only_an_enrolled_device_may_pair_where_nothing_is_compared(
             async with BleakClient(await found(SCALE)) as client:
                 await client.pair()
             assert await bluez.is_bonded(SCALE)
+
+
+async def test_a_device_that_was_reset_is_paired_anew_and_a_wrong_number_is_no_bond(
+    lab: Lab,
+) -> None:
+    """BlueZ keeps keys that the device has forgotten: they are forgotten here too."""
+    cuff = await lab.peripheral(CUFF, {0x1810: [private(0x2A35)]})
+    outcomes = []
+    for typed in ("right", "wrong", "right"):
+        cuff.device.keystore = None  # it is reset: it knows nobody
+        screen = Displayed()
+        wants_pairing(cuff, passkey=screen)
+
+        async def read_screen(typed: str = typed, screen: Displayed = screen) -> int:
+            number = await screen.number
+            return number if typed == "right" else (number + 1) % 1_000_000
+
+        try:
+            await pair(await found(CUFF), ask=read_screen)
+        except BleakError as error:
+            outcomes.append(explain(error).split(" (")[0])
+        else:
+            outcomes.append("paired")
+        await let_go(cuff)
+    refused = "pairing failed: wrong or missing code"
+    assert outcomes == ["paired", refused, "paired"]

@@ -11,8 +11,9 @@ from typing import Any, Protocol, Self
 import pytest
 
 from edge.model import Arrival, Outcome, Verdict
+from edge.mqtt_limits import Limits
 from edge.sources.mqtt_encoder import encode
-from edge.sources.mqtt_listener import Limits, MqttListener
+from edge.sources.mqtt_listener import MqttListener
 from edge.sources.mqtt_packets import (
     V5,
     V311,
@@ -118,7 +119,7 @@ async def listening(
         yield listener
     finally:
         await listener.close()
-    assert not raised
+    assert not raised, raised
 
 
 class HasPort(Protocol):

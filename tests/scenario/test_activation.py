@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import NOW_MS, save
 from workbench import ORIGIN, SignedDevice, a_ward, make_gateway, reader_of, vkey
 
 from edge import config
@@ -24,6 +25,7 @@ from edge.ledger.verify import Verdict, verify_directory
 from edge.model import Firing, Kind
 from edge.store.log_reader import LogReader
 from edge.store.replaying import replay
+from edge.store.restore import restore
 
 LATER_MS = 2**45  # of a look at the store, long after
 SEEDS = {name: bytes([at]) * 32 for at, name in enumerate(("ann", "bob", "cyd"), 1)}
@@ -156,6 +158,26 @@ async def test_a_restart_goes_on_with_what_was_activated(tmp_path: Path) -> None
     assert replay(reader_of(settings), LATER_MS).findings == []
     starts = [one for one in entries(settings) if isinstance(one, GatewayStart)]
     assert [len(one.contracts) for one in starts] == [0, 1]
+
+
+async def test_a_restored_gateway_goes_on_with_what_was_activated(
+    tmp_path: Path,
+) -> None:
+    """A backup that left the activations out would come back with no alarm at all."""
+    settings = governed(tmp_path / "g")
+    async with a_ward(settings) as (core, _):
+        await activated(core, text())
+    save(settings, "saved")
+    saved = settings.directory.parent / "saved"
+    keys = saved.with_name("saved-keys")
+    shutil.rmtree(settings.directory)
+    restore(saved, settings.directory, keys, now_ms=NOW_MS)
+    monitor = SignedDevice("monitor", sequence=50)
+    async with a_ward(settings) as (core, mail):
+        await mail.send("monitor", monitor.envelope(systolic_pressure=199))
+    told = [one for one in firings(settings) if one[0] != "rollback"]
+    assert told == [("high", "start", "systolic >= 180")]
+    assert replay(reader_of(settings), LATER_MS).findings == []
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ from copies import (
     save_keys,
     saved_ward,
 )
+from cryptography.hazmat.primitives.asymmetric import ec
 from cuts import CutError, all_cuts, all_failures
+from test_activation import activated, governed, text
+from test_device_identity import request_of
 from workbench import (
     ORIGIN,
     Mailbox,
@@ -39,6 +42,7 @@ from workbench import (
 from edge import cbor, config
 from edge.errors import ConfigurationError, IntegrityError
 from edge.gateway import open_core
+from edge.ledger import core as native
 from edge.model import Verdict
 from edge.store import backup as backups
 from edge.store import database, keysource
@@ -237,10 +241,19 @@ async def test_a_backup_that_is_cut_anywhere_is_none(
 
 async def test_whatever_a_store_holds_is_known_to_the_backup(tmp_path: Path) -> None:
     """A new table, a new setting: somebody has to say whether a copy may hold it."""
-    settings = make_gateway(tmp_path / "g")
+    settings = governed(tmp_path / "g")
     monitor = SignedDevice("monitor")
     async with a_ward(settings) as (core, mail):
         await grow(core, mail, monitor)
+        await activated(core, text())
+        await mail.send("monitor", monitor.envelope(systolic_pressure=199))
+        await core.administration.operations["device-password"](device="d1")
+        await core.administration.operations["device-certificate"](
+            device="d2", request=request_of(ec.generate_private_key(ec.SECP256R1()))
+        )
+        await core.administration.operations["device-key"](
+            name="monitor", public_key=native.public_key(bytes(32)).hex(), grace_h=1
+        )
         await core.forgetting.erase_patient("P-1")
     save(settings, "saved")
     with open_reader(settings.directory) as connection:
@@ -264,6 +277,10 @@ async def test_whatever_a_store_holds_is_known_to_the_backup(tmp_path: Path) -> 
         with open_reader(settings.directory) as connection:
             assert rows(copy, schema) == rows(connection, schema)
     assert copied == kept - left_out
+    assert {one.rstrip("0123456789") for one in copied} >= {
+        *("contract_log", "outbox_released", "start_hashes"),
+        *("device-keys-", "password-", "tls-"),
+    }
 
 
 async def test_a_full_disk_leaves_no_backup_that_looks_whole(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +20,9 @@ from bleak.exc import BleakError
 from bleak.uuids import normalize_uuid_str
 
 from edge.sources.ble import BleSource, Limits
-from edge.sources.ble_words import explain
+from edge.sources.ble_link import Link
+from edge.sources.ble_table import Table
+from edge.sources.ble_words import ADAPTER_FULL, explain
 
 
 @pytest.fixture
@@ -105,10 +107,18 @@ class Air(BaseBleakScanner):
 
 
 class Peer(BaseBleakClient):
-    """Connects at once, but hangs where the address is in `hanging`."""
+    """Connects at once, but hangs where the address is in `hanging`.
+
+    `slots` is what the adapter holds, where that is less than we think, and `silent`
+    whether it says so; `refusals` are the errors of the next attempts.
+    """
 
     hanging: ClassVar[set[str]] = set()
     turns: ClassVar[list[str]] = []
+    slots: ClassVar[int] = 99
+    silent = False
+    held: ClassVar[set[str]] = set()
+    refusals: ClassVar[list[str]] = []
     up = False
     mtu_size = 23
     name = "x"
@@ -125,7 +135,15 @@ class Peer(BaseBleakClient):
         assert not pair
         if self.address in self.hanging:
             await asyncio.sleep(3600)
+        if self.refusals:
+            raise BleakError(self.refusals.pop())
+        if len(self.held) >= self.slots:
+            if self.silent:
+                await asyncio.sleep(3600)
+            words = "le-connection-concurrent-connection-limit"
+            raise BleakError(f"[org.bluez.Error.Failed] {words}")
         self.turns.append(self.address)
+        self.held.add(self.address)
         self.up = True
         self.services = BleakGATTServiceCollection()
         service = BleakGATTService(None, 1, normalize_uuid_str("180d"))
@@ -137,6 +155,7 @@ class Peer(BaseBleakClient):
 
     async def disconnect(self) -> None:
         self.up = False
+        self.held.discard(self.address)
 
     async def start_notify(self, *_: Any, **__: Any) -> None:
         pass
@@ -154,7 +173,7 @@ async def source_of(
     addresses: list[str], limits: Limits, **more: Any
 ) -> AsyncIterator[BleSource]:
     Air.near, Air.error, Air.starts = addresses, None, 0
-    Peer.hanging, Peer.turns = set(), []
+    Peer.hanging, Peer.turns, Peer.held, Peer.slots = set(), [], set(), 99
     source = BleSource(
         Intake(),
         lambda: {address: f"bed-{address[-1]}" for address in addresses},
@@ -199,6 +218,102 @@ async def test_twenty_devices_share_seven_connections_by_turns() -> None:
             return set(Peer.turns) == set(devices)
 
         await until(all_had_a_turn, "twenty turns", 10)
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    Peer.silent = True
+    yield
+    Peer.silent = False
+
+
+@pytest.mark.usefixtures("silent")
+async def test_an_adapter_that_holds_fewer_and_does_not_say_so_is_found_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As Linux 6.12 on a virtual adapter: the third connection is awaited for ever."""
+    limits = dataclasses.replace(
+        FAST, connections_max=7, idle_s=0.05, connect_timeout_s=0.1, exclusive_s=0.05
+    )
+    devices = addresses(5)
+    async with source_of(devices, limits):
+        Peer.slots = 2
+        await until(lambda: set(Peer.turns) == set(devices), "five turns", 20)
+    assert "the adapter holds no more than 2 connections" in caplog.messages
+
+
+def test_a_bound_is_believed_for_five_minutes_and_one_of_one_never() -> None:
+    table = Table(Limits(connections_max=7, bound_s=300))
+    refused = BleakError(f"[org.bluez.Error.Failed] {ADAPTER_FULL}")
+    table.links["A"] = Link("A", "bed-1", reached=True)
+    assert table.bound_by("C", refused, 100) is None
+    table.links["B"] = Link("B", "bed-2", reached=True)
+    assert table.bound_by("C", refused, 100) == 2
+    assert table.bound_by("C", refused, 100) is None, "no news"
+    assert not table.is_next("C", 399)
+    assert table.is_next("C", 401)
+
+
+async def test_a_device_that_cannot_be_reached_costs_another_its_place_but_once() -> (
+    None
+):
+    limits = dataclasses.replace(
+        FAST, idle_s=0.05, connect_timeout_s=0.02, exclusive_s=0.01
+    )
+    devices = addresses(3)
+    async with source_of(devices, limits) as source:
+        Peer.hanging.add(devices[2])
+        await until(lambda: len(Peer.turns) >= 3, "one came twice", 10)
+        await asyncio.sleep(0.5)  # many more tries
+        assert len(Peer.turns) == 3
+        assert len(source.connected) == 2
+
+
+async def test_an_adapter_that_holds_fewer_than_we_thought_is_shared_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It has three connections where we count on seven, and says so by refusing."""
+    limits = dataclasses.replace(FAST, connections_max=7, idle_s=0.05)
+    devices = addresses(8)
+    async with source_of(devices, limits):
+        Peer.slots = 3
+        await until(lambda: set(Peer.turns) == set(devices), "eight turns", 10)
+    assert "the adapter holds no more than 3 connections" in caplog.messages
+    refused = [m for m in caplog.messages if "holds no more connections (" in m]
+    assert 1 <= len(refused) <= 4  # those on their way: nobody is sent after them
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "[org.bluez.Error.InProgress] Operation already in progress",
+        "[org.bluez.Error.Failed] le-connection-abort-by-local",
+        "[org.freedesktop.DBus.Error.NoReply] Did not receive a reply",
+        "[org.freedesktop.DBus.Error.UnknownObject] Method does not exist",
+    ],
+)
+async def test_a_connection_that_bluez_refuses_is_tried_again_and_told_in_words(
+    error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = addresses(2)
+    Peer.refusals = [error] * 5
+    async with source_of(devices, FAST) as source:
+        await until(lambda: len(source.connected) == 2, "both, in the end")
+    told = [m for m in caplog.messages if error in m]
+    assert len(told) == 5
+    assert all(m != f"bed-{m[4]}: {error}" for m in told), "with what it means"
+
+
+async def test_a_scanner_that_is_busy_is_tried_again_and_is_no_alarm_at_first() -> None:
+    told: list[tuple[str, str, str]] = []
+    async with source_of(
+        addresses(1), FAST, alarm=lambda *event: told.append(event)
+    ) as source:
+        Air.error = BleakError("[org.bluez.Error.InProgress] Operation in progress")
+        await until(lambda: Air.starts >= 2, "two starts")
+        Air.error = None
+        await until(lambda: len(source.connected) == 1, "served")
+    assert told == []
 
 
 async def test_devices_in_use_are_not_given_up_and_the_log_says_who_waits(
@@ -267,6 +382,7 @@ async def test_lost_values_are_an_alarm_that_ends_with_their_number(
             "[org.freedesktop.DBus.Error.ServiceUnknown] ...",
             "bluetoothd is not running",
         ),
+        ("[org.bluez.Error.Failed] br-connection-canceled", "revoke it and add it"),
         ("No powered Bluetooth adapters found.", "no adapter is plugged in"),
         ("[org.bluez.Error.Failed] le-connection-abort-by-local", "BlueZ gave up"),
         ("GATT Protocol Error: Insufficient Authentication", "wants to be paired"),
@@ -276,6 +392,13 @@ def test_an_error_is_told_with_what_it_means(text: str, meaning: str) -> None:
     words = explain(BleakError(text))
     assert words.startswith(meaning) or meaning in words
     assert text in words
+
+
+def test_a_machine_without_d_bus_says_so() -> None:
+    """What dbus-fast raises there names no file."""
+    assert explain(FileNotFoundError(2, "No such file or directory")).startswith(
+        "D-Bus is not running"
+    )
 
 
 def test_an_error_without_words_has_its_name_and_an_unknown_one_its_own() -> None:

@@ -5,6 +5,7 @@ Pairing itself is tested on the real stack (tests/bluez/test_bonding.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from bleak.exc import BleakError
 from workbench import make_gateway, reader_of
 
 from edge import cli, config
+from edge.errors import ConfigurationError
+from edge.gateway import open_core
 from edge.sources import ble_pairing
 from edge.sources.ble_hci import attach
 from edge.sources.ble_pairing import Nearby
@@ -47,11 +50,17 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise EOFError
         return typed.pop(0)
 
-    async def found() -> list[Nearby]:
-        return [near(OXIMETER, "cuff"), near(STRAP, "strap")]
+    in_range = [near(OXIMETER, "cuff"), near(STRAP, "strap")]
+
+    async def nearby() -> list[Nearby]:
+        return in_range
+
+    async def found(address: str) -> BLEDevice | None:
+        return {one.address: one.device for one in in_range}.get(address)
 
     monkeypatch.setattr("builtins.input", typing)
-    monkeypatch.setattr(ble_pairing, "nearby", found)
+    monkeypatch.setattr(ble_pairing, "nearby", nearby)
+    monkeypatch.setattr(ble_pairing, "found", found)
     return typed
 
 
@@ -173,3 +182,31 @@ def test_a_device_is_enrolled_one_way_or_the_other(
     make_gateway(tmp_path)
     assert add(tmp_path) != 0
     assert "one of --key, --unsigned, --typed and --ble" in capsys.readouterr().err
+
+
+def test_an_address_belongs_to_one_device_until_that_is_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else its readings would go to one of the two, and perhaps to another patient."""
+    make_gateway(tmp_path)
+    assert add(tmp_path, "--ble", STRAP) == 0
+    file = str(tmp_path / "iomt.toml")
+    second = ["device", "add", "cuff-2", "--config", file, "--ble", STRAP.lower()]
+    assert cli.main(second) != 0
+    assert "it is 'cuff-1'; revoke that first" in capsys.readouterr().err
+    assert cli.main(["device", "revoke", "cuff-1", "--config", file]) == 0
+    assert cli.main(second) == 0
+
+
+async def test_of_two_who_enrol_one_address_at_once_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with open_core(make_gateway(tmp_path)) as core:
+        add_device = core.administration.add_device
+        done = await asyncio.gather(
+            add_device("cuff-1", "ble", None, STRAP),
+            add_device("cuff-2", "ble", None, STRAP.lower()),
+            return_exceptions=True,
+        )
+        assert [type(one) for one in done] == [type(None), ConfigurationError]
+        assert core.registry.radio_addresses() == {STRAP: "cuff-1"}

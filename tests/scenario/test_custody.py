@@ -15,6 +15,7 @@ from test_rollback import LINE, SENML, set_back, with_stick
 from workbench import SignedDevice, a_ward, make_gateway, reader_of, readings_of, vkey
 
 from edge.config import Settings
+from edge.devices.envelope import kid_of
 from edge.errors import NotFoundError
 from edge.ledger import tiles
 from edge.ledger.verify import (
@@ -162,7 +163,8 @@ async def test_the_enrolment_is_found_among_many_entries_of_one_moment(
     devices = [one for one in reader.registry().all() if one.public_key]
     assert len(devices) == 21
     for device in devices:
-        proven = enrolment(reader, device.name, size, reader.log(), size)
+        kid = kid_of(device.public_key or b"")
+        proven = enrolment(reader, device.name, kid, size, reader.log(), size)
         assert proven is not None
         assert device.ref in proven.entry
 

@@ -480,7 +480,7 @@ async def test_killed_at_any_step_of_an_erasure_the_next_start_completes_it(
             for one in reader_of(killed).records()
             if one.record.kind is Kind.ERASURE
         ]
-        assert phases == [forgetting.Phase.INTENT, forgetting.Phase.COMPLETED]
+        assert phases == [forget.Phase.INTENT, forget.Phase.COMPLETED]
         assert not of_device(killed, "anna-monitor", "thermometer")
         proves(killed, bertas[:2], tmp_path)
         log_verifies(killed, tmp_path / f"log-{copy.name}")

@@ -107,6 +107,7 @@ async def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_again_and
         assert min(one.breaks_in_flight for one in bursts) >= 1
         await assert_nothing_is_lost(gateway, bursts)
         await assert_only_suspects_are_refused(gateway, bursts)
+        print(f"{KILLS} kills, {answered(bursts)} acknowledged, none lost")
         rows = await gateway.rows()
         for one in bursts:
             taken = [r["sequence"] for r in rows if r["device"] == one.device.name]

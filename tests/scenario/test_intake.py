@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -674,3 +675,19 @@ async def test_a_patient_without_a_device_has_no_alarm_left(tmp_path: Path) -> N
     assert [one.phase for one in fired] == ["start", "end"]
     async with a_ward(settings) as (core, _):  # and the replay comes to the same
         assert core.intake.evaluator.machine.snapshot() == state
+
+
+async def test_how_far_a_clock_may_be_off_is_the_clinics_to_say(tmp_path: Path) -> None:
+    settings = replace(trusted_clock(tmp_path), ahead_max_s=10, behind_max_s=3600)
+    now_ms = time.time_ns() // 1_000_000
+    device = SignedDevice("monitor")
+    async with a_ward(settings) as (_, mail):
+        for offset_ms, said in (
+            (20_000, "ms ahead; at most 10000"),
+            (-3_700_000, "ms behind; at most 3600000"),
+            (-3_500_000, ""),
+        ):
+            payload = device.envelope(time_ms=now_ms + offset_ms)
+            outcome = await mail.send("monitor", payload)
+            assert outcome.detail.endswith(said)
+            assert (outcome.reason is Reason.IMPLAUSIBLE_CLOCK) == bool(said)

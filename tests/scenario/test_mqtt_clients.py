@@ -29,7 +29,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.errors import Reason
 from edge.model import Arrival, Outcome, Verdict
-from edge.sources.mqtt_listener import Limits, MqttListener
+from edge.mqtt_limits import Limits
+from edge.sources.mqtt_listener import MqttListener
 
 V3, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 both = pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5"])

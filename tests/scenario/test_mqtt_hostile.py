@@ -17,8 +17,8 @@ from mqtt_fakes import Peer, code_of_disconnect
 from workbench import SignedDevice, trusted_clock
 
 from edge.ledger import core
+from edge.mqtt_limits import Limits
 from edge.sources.mqtt_encoder import encode
-from edge.sources.mqtt_listener import Limits
 from edge.sources.mqtt_packets import (
     V5,
     V311,

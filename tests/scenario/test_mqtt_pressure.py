@@ -232,7 +232,10 @@ async def test_an_alert_reaches_the_viewers_that_asked_for_it(version: int) -> N
             )
         )
         bad = (0x87, 0x8F, 0x9E) if version == V5 else (0x80, 0x80, 0x80)
-        why = "'iomt/v1/+/vitals': this user may subscribe to iomt/v1/alerts/#"
+        why = (
+            "'iomt/v1/+/vitals': this user may subscribe to iomt/v1/alerts/# "
+            "and iomt/v1/live/#"
+        )
         told: Properties = {Property.REASON: why} if version == V5 else {}
         assert await wall.receive() == Suback(1, (1, 0, *bad), told)
         assert listener.publish("iomt/v1/alerts/bed-1/high", b"!") == 1

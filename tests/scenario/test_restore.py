@@ -419,3 +419,34 @@ async def test_nobody_becomes_somebody_else_by_two_histories_that_went_apart(
         device = core.registry.find("worn")
         assert device is not None
         assert device.assignment is None
+
+
+async def test_devices_are_who_they_were_after_a_restore(tmp_path: Path) -> None:
+    """Keys of before and after, shared ones, certificates and passwords; and the
+    backup of the store holds none that is secret."""
+    settings = make_gateway(tmp_path / "g")
+    old, new = SignedDevice("pump"), SignedDevice("pump", seed=bytes(range(1, 33)))
+    shared = bytes(range(7, 39))
+    async with a_ward(settings) as (core, mail):
+        add = core.administration.add_device
+        await add("pump", "signed", old.public_key)
+        await mail.send("pump", old.envelope())
+        operation = core.administration.operations["device-key"]
+        await operation(name="pump", public_key=new.public_key, grace_h=1)
+        await add("strip", "shared", shared_key=shared.hex())
+        made = await core.identities.password("strip")
+    top = settings.directory.parent
+    save(settings, "saved")
+    tables = (top / "saved" / "gateway.db").read_bytes()
+    assert b"shared-key-" not in tables
+    restore(top / "saved", top / "again", top / "saved-keys", now_ms=NOW_MS)
+    assert_proven(settings, reader_at(top / "again"), tmp_path / "proofs")
+    async with open_core(moved(settings, top / "again")) as core:
+        device, strip = (core.registry.find(one) for one in ("pump", "strip"))
+        assert device is not None
+        assert strip is not None
+        assert device.public_key == bytes.fromhex(new.public_key)
+        assert device.former_key == bytes.fromhex(old.public_key)
+        assert strip.shared_key == shared
+        password = str(made["password"]).encode()
+        assert core.identities.identify("strip", password, None) == ("device", "strip")

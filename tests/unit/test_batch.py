@@ -39,6 +39,7 @@ ENTRIES = st.one_of(
     st.builds(batch.DeviceEnrolment, IDS, TIMES, st.just(Attestation.DEVICE), HASHES),
     st.builds(batch.DeviceEnrolment, IDS, TIMES, st.just(Attestation.GATEWAY)),
     st.builds(batch.DeviceRevocation, IDS, TIMES),
+    st.builds(batch.DeviceKey, IDS, st.just(7), HASHES, TIMES.filter(lambda t: t > 6)),
 )
 
 

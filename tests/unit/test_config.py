@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge import config
 from edge.errors import ConfigurationError
 from edge.init import initialise
+from edge.mqtt_limits import Limits
 
 SMALLEST = """\
 [gateway]
@@ -122,3 +123,25 @@ def test_init_refuses_an_unfit_origin_before_it_makes_keys(tmp_path: Path) -> No
 def test_any_text_is_settings_or_a_configuration_error(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         config.parse(text, "iomt.toml", Path())
+
+
+def test_every_bound_of_the_listener_can_be_said_by_its_name() -> None:
+    text = SMALLEST + "[mqtt.limits]\nconnections_max = 2000\npending_max = 8\n"
+    settings = config.parse(text, "iomt.toml", Path("/etc/iomt"))
+    limits = settings.mqtt_limits
+    assert (limits.connections_max, limits.pending_max) == (2000, 8)
+    assert limits.receive_max == Limits().receive_max
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("conections_max = 5", "there are close_timeout_s, connect_size_max"),
+        ("connections_max = 0", "connections_max: 0 is not within 1"),
+        ('connections_max = "many"', "connections_max: must be a whole number"),
+        ("receive_max = 65535", "receive_max: 65535 is not within 1 and 65534"),
+    ],
+)
+def test_a_bound_that_is_none_is_named(line: str, words: str) -> None:
+    [problem] = problems_of(f"{SMALLEST}[mqtt.limits]\n{line}\n")
+    assert words in problem

@@ -5,6 +5,7 @@ That the hashes are right is the matter of tests/native.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -236,6 +237,61 @@ def test_other_threads_run_while_the_core_hashes() -> None:
         time.sleep(0.001)
     thread.join()
     assert steps >= 5
+
+
+def test_buffers_keep_their_size_while_the_core_has_them() -> None:
+    """C holds bare pointers without the lock: memory must not go from under them."""
+    core.use("portable")
+    data, out = bytearray(40_000_000), bytearray(32)
+    ends = array("Q", [len(data)])
+
+    def hash_it() -> None:
+        # Refused where one of them has grown just before C takes them.
+        while not any(out):
+            with contextlib.suppress(ValueError):
+                core.leaf_hashes(data, ends, out)
+
+    thread = threading.Thread(target=hash_it)
+    thread.start()
+    refused: set[str] = set()
+    while thread.is_alive():
+        for name, buffer in (("data", data), ("ends", ends), ("out", out)):
+            try:
+                buffer.append(0)
+                buffer.pop()
+            except BufferError:
+                refused.add(name)
+    thread.join()
+    assert refused == {"data", "ends", "out"}
+    assert out == leaf(bytes(40_000_000))
+    data.append(0)
+
+
+def test_ends_that_change_under_the_call_make_no_wild_access() -> None:
+    """Each end is read once and checked before it is used, so this cannot crash."""
+    records, sane = bytes(4096), [64 * (i + 1) for i in range(64)]
+    ends = array("Q", sane)
+    stop = threading.Event()
+
+    def meddle() -> None:
+        while not stop.is_set():
+            for wild in (0, 1 << 63, 2**64 - 1, 4097, 4095):
+                ends[31] = wild
+            ends[31] = sane[31]
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    view, answers = memoryview(ends), set()
+    for _ in range(3000):
+        try:
+            core.leaf_hashes(records, view)
+            answers.add("hashes")
+        except ValueError as error:
+            answers.add("refused" if "ends[" in str(error) else str(error))
+    stop.set()
+    thread.join()
+    assert "refused" in answers
+    assert answers <= {"hashes", "refused"}
 
 
 # ---- Buffers and ends ----

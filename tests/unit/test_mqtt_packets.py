@@ -111,35 +111,35 @@ def test_connect_of_5_with_properties_and_will() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("version", "text", "packet"),
-    [
-        (V311, "30 05 00 03 61 2f 62", Publish("a/b", b"")),
-        (V311, "3b 09 00 03 61 2f 62 00 0a 68 69",
-         Publish("a/b", b"hi", 1, 10, True, True)),
-        (V5, "32 0a 00 03 61 2f 62 00 0a 00 68 69", Publish("a/b", b"hi", 1, 10)),
-        (V5, "32 10 00 03 61 2f 62 ff ff 07 26 00 01 6b 00 01 76 21",
-         Publish("a/b", b"!", 1, 65535, properties={Property.USER: (("k", "v"),)})),
-        (V311, "40 02 12 34", Puback(0x1234)),
-        (V5, "40 02 12 34", Puback(0x1234)),
-        (V5, "40 03 12 34 87", Puback(0x1234, 0x87)),
-        (V5, "40 09 12 34 99 05 1f 00 02 6e 6f",
-         Puback(0x1234, 0x99, {Property.REASON: "no"})),
-        (V311, "82 08 00 0a 00 03 61 2f 62 01",
-         Subscribe(10, (Subscription("a/b", 1),))),
-        (V5, "82 0b 00 0a 02 0b 07 00 03 61 2f 23 2e",
-         Subscribe(10, (Subscription("a/#", 2, True, True, 2),),
-                   {Property.SUBSCRIPTION_ID: 7})),
-        (V311, "a2 07 00 0a 00 03 61 2f 62", Unsubscribe(10, ("a/b",))),
-        (V5, "a2 08 00 0a 00 00 03 61 2f 62", Unsubscribe(10, ("a/b",))),
-        (V311, "c0 00", Pingreq()),
-        (V311, "e0 00", Disconnect()),
-        (V5, "e0 00", Disconnect()),
-        (V5, "e0 01 04", Disconnect(4)),
-        (V5, "e0 07 00 05 11 00 00 00 0f",
-         Disconnect(0, {Property.SESSION_EXPIRY_S: 15})),
-    ],
-)  # fmt: skip
+CLIENT_PACKETS: list[tuple[int, str, Packet]] = [
+    (V311, "30 05 00 03 61 2f 62", Publish("a/b", b"")),
+    (V311, "3b 09 00 03 61 2f 62 00 0a 68 69",
+     Publish("a/b", b"hi", 1, 10, True, True)),
+    (V5, "32 0a 00 03 61 2f 62 00 0a 00 68 69", Publish("a/b", b"hi", 1, 10)),
+    (V5, "32 10 00 03 61 2f 62 ff ff 07 26 00 01 6b 00 01 76 21",
+     Publish("a/b", b"!", 1, 65535, properties={Property.USER: (("k", "v"),)})),
+    (V311, "40 02 12 34", Puback(0x1234)),
+    (V5, "40 02 12 34", Puback(0x1234)),
+    (V5, "40 03 12 34 87", Puback(0x1234, 0x87)),
+    (V5, "40 09 12 34 99 05 1f 00 02 6e 6f",
+     Puback(0x1234, 0x99, {Property.REASON: "no"})),
+    (V311, "82 08 00 0a 00 03 61 2f 62 01",
+     Subscribe(10, (Subscription("a/b", 1),))),
+    (V5, "82 0b 00 0a 02 0b 07 00 03 61 2f 23 2e",
+     Subscribe(10, (Subscription("a/#", 2, True, True, 2),),
+               {Property.SUBSCRIPTION_ID: 7})),
+    (V311, "a2 07 00 0a 00 03 61 2f 62", Unsubscribe(10, ("a/b",))),
+    (V5, "a2 08 00 0a 00 00 03 61 2f 62", Unsubscribe(10, ("a/b",))),
+    (V311, "c0 00", Pingreq()),
+    (V311, "e0 00", Disconnect()),
+    (V5, "e0 00", Disconnect()),
+    (V5, "e0 01 04", Disconnect(4)),
+    (V5, "e0 07 00 05 11 00 00 00 0f",
+     Disconnect(0, {Property.SESSION_EXPIRY_S: 15})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "text", "packet"), CLIENT_PACKETS)
 def test_what_a_client_sends(version: int, text: str, packet: Packet) -> None:
     data = bytes.fromhex(text)
     assert decode(data, version) == [packet]
@@ -656,6 +656,11 @@ def test_a_topic_names_device_and_stream_or_is_refused(
         ("iomt/v1/#", "viewer", "w", False),
         ("#", "viewer", "w", False),
         ("iomt/v1/bed-1/vitals", "viewer", "w", False),
+        ("iomt/v1/live/#", "viewer", "w", True),
+        ("iomt/v1/live/bed-1", "viewer", "w", True),
+        ("iomt/v1/live", "viewer", "w", False),
+        ("iomt/v1/live/#", "device", "bed-1", False),
+        ("iomt/v1/live/live", "device", "live", False),
         ("iomt/v1/bed-1/cmd", "device", "bed-1", True),
         ("iomt/v1/bed-1/receipt", "device", "bed-1", True),
         ("iomt/v1/bed-2/cmd", "device", "bed-1", False),

@@ -304,6 +304,21 @@ def test_a_thermometer_that_warms_up_is_no_cold_patient() -> None:
     assert "systolic_pressure" not in PROFILES["2a36"](bytes(7)).values
 
 
+def test_beurers_byte_order_is_read_only_where_the_profile_would_refuse() -> None:
+    """One byte less, or a flag more, and the value is what the profile says."""
+    beurer = "566a0047000000ea07080b121f00003f000000"
+    said = PROFILES["2a35"](bytes.fromhex(beurer)).values
+    assert said["systolic_pressure"] == 106
+    assert said["pulse_rate"] == 63
+    by_the_profile = bytes.fromhex("566a0047000000ea07080b121f003f000000")
+    assert PROFILES["2a35"](by_the_profile).values["pulse_rate"] == 63
+    with_user = bytes.fromhex("5e6a0047000000ea07080b121f003f00000000")
+    assert BloodPressure.from_bytes(with_user).user == 0
+    assert PROFILES["2a35"](with_user).values["pulse_rate"] == 63
+    with pytest.raises(RefusedError, match="1 bytes after the end"):
+        PROFILES["2a35"](bytes.fromhex("16" + beurer[2:]))
+
+
 # ---- E2E-CRC ------------------------------------------------------------------------
 
 
@@ -427,6 +442,7 @@ WHOLE: dict[str, bytes] = {
     "2a9d": bytes.fromhex("0e983a" + STAMP + "fff500d606"),
     "2a9c": bytes.fromhex("fe0ffa00" + STAMP + "07" + "1234" * 9),
     "2a2b": bytes.fromhex("da070c120f170600c000"),
+    "2aaa": bytes.fromhex("da070c120f17060400"),
     "2a08": bytes.fromhex("da070c120f1706"),
 }
 

@@ -31,7 +31,7 @@ import json
 import shutil
 import sys
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -638,6 +638,10 @@ def _device_signatures(make: _Maker, log: _Log) -> None:
 
     enrolled = _Log([leaf()], 24, 3, None, enrolment(_DEVICE_KEY))
     put("good-enrolled", enrolled.enrolled_proof())
+    id_ = sha256(b"monitor-7").digest()[: batch.ID_SIZE]
+    later = batch.DeviceKey(id_, STARTED_MS - 8000, _DEVICE_KEY, STARTED_MS)
+    got_later = replace(enrolled, enrolment=later.encode())
+    put("good-new-key", got_later.enrolled_proof())
     path = "good-enrolled.tlog-proof"
     make.case("enrolled and pinned", "proof", path, device="monitor-7")
     make.case("enrolled, no log key", "proof", path, key=None, verdict="NOT ENOUGH")
@@ -737,6 +741,16 @@ def _device_signatures(make: _Maker, log: _Log) -> None:
             "the enrolled key is not a proper one",
         ),
         (
+            "new-weak-key",
+            replace(
+                enrolled,
+                enrolment=replace(
+                    later, public_key=_EIGHTH.to_bytes(32, "little")
+                ).encode(),
+            ).enrolled_proof(),
+            "the enrolled key is not a proper one",
+        ),
+        (
             "for-nobody",
             replace(enrolled, leaves=[log.leaves[2]]).enrolled_proof(),
             "an enrolment, but no device signed this record",
@@ -759,6 +773,12 @@ def _good_ledgers(make: _Maker) -> None:
     for size in (0, 1, 24, 256, 257):
         entries = ledger_files.sample_entries(max(size, 24))[:size]
         make.ledger(f"ledger-{size}", entries)
+    device: Any = entries[2]
+    changed = [
+        batch.DeviceKey(device.device_id, _LATE_MS, key, _LATE_MS + 9)
+        for key in (bytes.fromhex(DEVICE_KEYS["monitor-8"]), device.public_key)
+    ]
+    make.ledger("ledger-new-keys", [*entries[:24], *changed])
     values = {1: ORIGIN, 2: STARTED_MS, 3: "before", 4: b"a note", 5: 7, 6: bytes(32)}
     rest = ledger_files.sample_entries(24)[1:]
     make.ledger("ledger-after-a-rollback", [b"\x02" + cbor.encode(values), *rest])
@@ -978,6 +998,7 @@ def _wrong_histories(make: _Maker) -> None:
         3,
         "the enrolment's key does not fit its attestation",
     )
+    _wrong_device_keys(put, sample)
     wrong = "{}: key {} is not what it must be"
     put(
         "time-enormous",
@@ -1003,6 +1024,46 @@ def _wrong_histories(make: _Maker) -> None:
         24,
         "CBOR is nested too deeply",
     )
+
+
+def _wrong_device_keys(put: Callable[..., None], sample: list[Any]) -> None:
+    """New keys (0x0b) that no device can have got."""
+    device, unsigned = sample[2], sample[3]
+    other = bytes.fromhex(DEVICE_KEYS["monitor-8"])
+    good = batch.DeviceKey(device.device_id, _LATE_MS, other, _LATE_MS)
+    none = "a new key of a device that signs nothing"
+    for name, entries, reason in (
+        ("of-nobody", [replace(good, device_id=bytes(16))], none),
+        ("of-unsigned", [replace(good, device_id=unsigned.device_id)], none),
+        (
+            "of-revoked",
+            [batch.DeviceRevocation(device.device_id, _LATE_MS), good],
+            none,
+        ),
+        (
+            "again",
+            [replace(good, public_key=device.public_key)],
+            "a new key that is the one before",
+        ),
+        ("twice", [good, good], "a new key that is the one before"),
+        (
+            "weak",
+            [replace(good, public_key=_EIGHTH.to_bytes(32, "little"))],
+            "the device's key is not a proper one",
+        ),
+        (
+            "before-itself",
+            [good.encode().replace(*_pair(_LATE_MS))],
+            "the key before ends ahead of the one after it",
+        ),
+    ):
+        at = len(sample) + len(entries) - 1
+        put(f"new-key-{name}", [*sample, *entries], at, reason)
+
+
+def _pair(time_ms: int) -> tuple[bytes, bytes]:
+    """Field 4 as it is, and a millisecond before."""
+    return b"\x04" + cbor.encode(time_ms), b"\x04" + cbor.encode(time_ms - 1)
 
 
 def main(directory: Path) -> None:

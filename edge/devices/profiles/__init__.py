@@ -32,6 +32,7 @@ PROFILES: Mapping[str, Callable[[bytes], Reading]] = {
     blood_pressure.INTERMEDIATE_UUID: blood_pressure.decode_intermediate,
     body_composition.UUID: body_composition.decode,
     continuous_glucose.MEASUREMENT_UUID: continuous_glucose.decode_measurement,
+    continuous_glucose.SESSION_START_UUID: continuous_glucose.decode_session_start,
     current_time.UUID: current_time.decode,
     date_time.UUID: date_time.decode,
     ecg.SAMPLES_UUID: ecg.decode,
@@ -46,5 +47,7 @@ PROFILES: Mapping[str, Callable[[bytes], Reading]] = {
     weight_scale.UUID: weight_scale.decode,
 }
 
-# A device's clock: read and set by us, and recorded; nothing to subscribe to.
+# A device's clock: read and set by us, and recorded.
 CLOCKS = frozenset({current_time.UUID, date_time.UUID})
+# What is read by us at each connection: nothing to subscribe to.
+READ_BY_US = CLOCKS | {continuous_glucose.SESSION_START_UUID}

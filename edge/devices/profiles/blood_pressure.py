@@ -16,6 +16,10 @@ pulse rate       0|2   SFLOAT, /min
 user ID          0|1   0xff unknown
 status           0|2   MeasurementStatus
 
+Some Beurer cuffs (BM85; pull request 735 of derdilla/blood-pressure-monitor-fl) set the
+reserved bit 6, send a user ID without its flag, and pulse rate and status highest byte
+first. No other cuff sends that: a byte too many where bit 6 is set.
+
 The pressure in a cuff that is being pumped up is no blood pressure: it is a metric of
 its own. What the cuff says of the patient's movement or of its own fit stays in the
 original and does not hide the values: a crisis under a loose cuff is still to be seen.
@@ -41,6 +45,9 @@ _TIMESTAMP = 1 << 1
 _PULSE_RATE = 1 << 2
 _USER = 1 << 3
 _STATUS = 1 << 4
+_BEURER = 1 << 6
+_BEURER_FLAGS = _BEURER | _TIMESTAMP | _PULSE_RATE | _STATUS
+_BEURER_SIZE = 19  # of all that but the user ID it would be 18
 
 # The conventional millimetre of mercury. A device tells 0.1 kPa, which is 0.75 mm[Hg],
 # so the nearest 0.1 mm[Hg] loses nothing.
@@ -79,6 +86,8 @@ class BloodPressure:
     @classmethod
     def from_bytes(cls, value: bytes) -> BloodPressure:
         """RefusedError MALFORMED names the field where `value` goes wrong."""
+        if len(value) == _BEURER_SIZE and value[0] & ~_KILOPASCAL == _BEURER_FLAGS:
+            value = _by_the_profile(value)
         fields = Fields("blood pressure measurement", value)
         flags = fields.unsigned("flags", 1)
         systolic = fields.sfloat("systolic")
@@ -119,6 +128,13 @@ class BloodPressure:
         if not self.kilopascal or pressure.adjusted() > 9:
             return pressure
         return (pressure * 1000 / _PASCAL_PER_MMHG).quantize(_MMHG_STEP)
+
+
+def _by_the_profile(value: bytes) -> bytes:
+    """A value of the Beurer kind as the profile wants it."""
+    head, pulse, user, status = value[1:14], value[14:16], value[16:17], value[17:]
+    flags = value[0] & ~_BEURER | _USER
+    return bytes((flags,)) + head + pulse[::-1] + user + status[::-1]
 
 
 def decode_measurement(value: bytes) -> Reading:

@@ -200,7 +200,7 @@ def records_of(value: bytes) -> list[bytes]:
 
 
 def decode_measurement(value: bytes) -> Reading:
-    """glucose of one record. It has no time: the session's start is told elsewhere."""
+    """glucose of one record. Its time counts from SessionStart, a record of its own."""
     point = GlucosePoint.from_bytes(value)
     glucose = point.concentration
     unknown = glucose is None or point.annunciation & UNUSABLE
@@ -308,3 +308,8 @@ class SessionStart:
         if self.daylight_quarters != DAYLIGHT_SAVING_UNKNOWN:
             quarters += self.daylight_quarters
         return local_ms - quarters * _MS_PER_QUARTER_HOUR
+
+
+def decode_session_start(value: bytes) -> Reading:
+    """A reading without values: when the session began, in UTC."""
+    return make_reading(SessionStart.from_bytes(value).time_ms(), {})
