@@ -20,7 +20,9 @@
 struct iomt_ed25519_signer {
     struct iomt_scalar scalar; /* a, modulo L: B has that order */
     uint8_t prefix[32];        /* what nonces are made of */
+    uint8_t key[IOMT_ED25519_KEY_SIZE]; /* what is signed with; the check has its own copy */
     struct iomt_ed25519_prepared prepared;
+    struct iomt_ed25519_check check; /* only if the backend that started it uses one */
 };
 
 void iomt_wipe(void *memory, size_t size)
@@ -47,6 +49,20 @@ size_t iomt_ed25519_signer_size(void)
     return sizeof(struct iomt_ed25519_signer);
 }
 
+/* The base point's negative, whose comb is that of B. */
+static const uint8_t minus_base[IOMT_ED25519_KEY_SIZE] = {
+    0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0xe6};
+
+void iomt_ed25519_make_check(const struct iomt_curve *curve, struct iomt_ed25519_check *check,
+                             const uint8_t key[IOMT_ED25519_KEY_SIZE])
+{
+    const int made = curve->make_comb(check->base, minus_base);
+
+    check->is_ready = (uint64_t)(curve->make_comb(check->key, key) && made);
+}
+
 void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519_signer *signer,
                                const uint8_t seed[IOMT_ED25519_SEED_SIZE])
 {
@@ -65,7 +81,11 @@ void iomt_ed25519_start_signer(const iomt_ed25519_backend *backend, iomt_ed25519
     iomt_scalar_reduce_secret(&signer->scalar, wide);
     backend->curve->encode_base_multiple_secret(key, &x, &signer->scalar);
     PUBLISHED(key, sizeof key);
+    memcpy(signer->key, key, sizeof signer->key);
     backend->curve->prepare(&signer->prepared, key);
+    signer->check.is_ready = 0;
+    if (backend->is_difference != NULL)
+        iomt_ed25519_make_check(backend->curve, &signer->check, key);
     iomt_wipe(&hash, sizeof hash);
     iomt_wipe(digest, sizeof digest);
     iomt_wipe(wide, sizeof wide);
@@ -80,7 +100,17 @@ void iomt_ed25519_wipe_signer(iomt_ed25519_signer *signer)
 void iomt_ed25519_signer_key(const iomt_ed25519_signer *signer,
                              uint8_t public_key[IOMT_ED25519_KEY_SIZE])
 {
-    memcpy(public_key, signer->prepared.key, IOMT_ED25519_KEY_SIZE);
+    memcpy(public_key, signer->key, IOMT_ED25519_KEY_SIZE);
+}
+
+static int is_difference(const iomt_ed25519_backend *backend, const iomt_ed25519_signer *signer,
+                         const uint8_t r[32], const struct iomt_packed *x,
+                         const struct iomt_scalar *s, const struct iomt_scalar *k)
+{
+    if (backend->is_difference != NULL && signer->check.is_ready)
+        return backend->is_difference(r, x, s, k, &signer->check);
+    return signer->prepared.is_point &&
+           backend->curve->is_difference_prepared(r, x, s, k, &signer->prepared);
 }
 
 int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_signer *signer,
@@ -91,7 +121,6 @@ int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_si
     struct iomt_scalar nonce, k, s;
     struct iomt_packed x;
     uint8_t digest[IOMT_SHA512_SIZE];
-    const uint8_t *key = signer->prepared.key;
     int good;
 
     iomt_sha512_start(&hash);
@@ -102,7 +131,7 @@ int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_si
     backend->curve->encode_base_multiple_secret(signature, &x, &nonce);
     PUBLISHED(signature, 32);
     PUBLISHED(&x, sizeof x);
-    iomt_ed25519_challenge(&k, signature, key, message, size);
+    iomt_ed25519_challenge(&k, signature, signer->key, message, size);
     iomt_scalar_muladd_secret(&s, &k, &signer->scalar, &nonce);
     iomt_scalar_encode(&s, signature + 32);
     PUBLISHED(signature + 32, 32);
@@ -111,10 +140,12 @@ int iomt_ed25519_sign(const iomt_ed25519_backend *backend, const iomt_ed25519_si
     iomt_wipe(digest, sizeof digest);
     wipe_stack_below();
 
-    /* From the bytes that go out: a new challenge, S as it is read again. */
-    iomt_ed25519_challenge(&k, signature, key, message, size);
-    good = iomt_scalar_decode(&s, signature + 32) && signer->prepared.is_point &&
-           backend->curve->is_difference_prepared(signature, &x, &s, &k, &signer->prepared);
+    /* From the bytes that go out: a new challenge, S as it is read again. With another copy
+     * of the key: two signatures over one message, one of them with a damaged key in the
+     * challenge, would give the secret half away. */
+    iomt_ed25519_challenge(&k, signature, signer->prepared.key, message, size);
+    good = iomt_scalar_decode(&s, signature + 32) &&
+           is_difference(backend, signer, signature, &x, &s, &k);
     if (!good)
         iomt_wipe(signature, IOMT_ED25519_SIGNATURE_SIZE);
     return good;

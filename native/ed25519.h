@@ -126,6 +126,25 @@ struct iomt_ed25519_prepared {
     struct iomt_packed_point multiples[IOMT_PREPARED_PARTS][IOMT_PREPARED_MULTIPLES];
 };
 
+/* ---- Checking what was signed, in lanes ---- */
+
+/* A multiple [i] of a point as the eight lanes want it, in limbs of 51 bits; [0] is neutral. */
+struct iomt_comb_entry {
+    uint64_t plus[5], minus[5], t2d[5], unused; /* Y + X, Y - X, 2 d X Y */
+};
+
+#define IOMT_CHECK_PLACES 64
+#define IOMT_CHECK_MULTIPLES 9
+
+typedef struct iomt_comb_entry iomt_check_comb[IOMT_CHECK_PLACES][IOMT_CHECK_MULTIPLES];
+
+/* [i][j] = [j 16^i] of B and of -A: with it [s] B - [k] A is a sum of entries, one for each
+ * digit in radix 16, without a doubling. */
+struct iomt_ed25519_check {
+    uint64_t is_ready; /* 0: nothing else is set */
+    iomt_check_comb base, key;
+};
+
 /* ---- The curve in 64-bit scalar code (ed25519_curve_code.h) ---- */
 
 /* One way to compute on it. The encodings are those of RFC 8032 5.1.2. */
@@ -145,6 +164,9 @@ struct iomt_curve {
     /* iomt_ed25519_prepare */
     int (*prepare)(iomt_ed25519_prepared *prepared, const uint8_t key[32]);
 
+    /* The multiples of -A; 0 if the key is no point. */
+    int (*make_comb)(iomt_check_comb comb, const uint8_t key[32]);
+
     /* As encode_difference; the key must be a point. */
     void (*encode_difference_prepared)(uint8_t bytes[32], const struct iomt_scalar *s,
                                        const struct iomt_scalar *k,
@@ -159,6 +181,10 @@ struct iomt_curve {
 
 extern const struct iomt_curve iomt_curve51;   /* everywhere */
 extern const struct iomt_curve iomt_curve_adx; /* x86-64 with IOMT_CPU_ADX */
+
+/* Both combs (ed25519.c); a key that is no point leaves the check not ready. */
+void iomt_ed25519_make_check(const struct iomt_curve *curve, struct iomt_ed25519_check *check,
+                             const uint8_t key[IOMT_ED25519_KEY_SIZE]);
 
 /* ---- Tables (ed25519_tables.c) ---- */
 
@@ -203,6 +229,11 @@ struct iomt_ed25519_backend {
     /* The scalar code: for signing, for keys, and to verify fewer than `fewest`. */
     const struct iomt_curve *curve;
     uint32_t fewest;
+
+    /* is_difference_prepared by a check that is ready; NULL: there is no faster way. */
+    int (*is_difference)(const uint8_t bytes[32], const struct iomt_packed *x,
+                         const struct iomt_scalar *s, const struct iomt_scalar *k,
+                         const struct iomt_ed25519_check *check);
 
     /* answers[i] = 1 or 0 by the rule, for 1 <= count <= IOMT_ED25519_GROUP. */
     void (*verify)(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers);

@@ -315,8 +315,8 @@ static void choose_secret(struct iomt_field *plus, struct iomt_field *minus,
     iomt_wipe(&found, sizeof found);
 }
 
-static void add_chosen_secret(struct point *p, const struct iomt_packed_point *row,
-                              int8_t digit)
+static inline void add_chosen_secret(struct point *p, const struct iomt_packed_point *row,
+                                     int8_t digit, int with_t)
 {
     struct iomt_field a, b, c, d, plus, minus, t2d;
 
@@ -327,7 +327,7 @@ static void add_chosen_secret(struct point *p, const struct iomt_packed_point *r
     iomt_field_mul(&b, &b, &plus);
     iomt_field_mul(&c, &p->t, &t2d);
     iomt_field_add(&d, &p->z, &p->z);
-    finish_sum(p, &a, &b, &c, &d, 0, 1);
+    finish_sum(p, &a, &b, &c, &d, 0, with_t);
 }
 
 /* scalar = sum of digits[i] 16^i. The table has the even places; the odd ones are summed
@@ -340,13 +340,15 @@ static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x
 
     iomt_scalar_radix16(scalar, digits);
     for (int i = 0; i < IOMT_COMB_PLACES; i++)
-        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i + 1]);
+        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i + 1],
+                          i + 1 < IOMT_COMB_PLACES);
     double_point(&sum, 0);
     double_point(&sum, 0);
     double_point(&sum, 0);
     double_point(&sum, 1);
     for (int i = 0; i < IOMT_COMB_PLACES; i++)
-        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i]);
+        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i],
+                          i + 1 < IOMT_COMB_PLACES);
     encode_secret(bytes, x, &sum);
     iomt_wipe(digits, sizeof digits);
     iomt_wipe(&sum, sizeof sum);
@@ -359,6 +361,7 @@ static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x
     .decode_key = decode_key,                                        \
     .encode_difference = encode_difference,                          \
     .prepare = prepare,                                              \
+    .make_comb = make_comb,                                          \
     .encode_difference_prepared = encode_difference_prepared,        \
     .is_difference_prepared = is_difference_prepared
 

@@ -229,41 +229,99 @@ static void pack_point(struct iomt_packed_point *out, const struct point *p,
     iomt_field_pack(&out->t2d, &t);
 }
 
-static int prepare(iomt_ed25519_prepared *prepared,
-                         const uint8_t key[IOMT_ED25519_KEY_SIZE])
+/* -A, and 1; or 0 if the key is no point. */
+static int negative_key(struct point *out, const uint8_t key[IOMT_ED25519_KEY_SIZE])
 {
-    struct point points[ALL_MULTIPLES], first;
-    struct iomt_field inverses[ALL_MULTIPLES], zero = {{0}}, x;
+    struct iomt_field zero = {{0}}, x;
     struct iomt_packed packed_x, packed_y;
 
-    memset(prepared, 0, sizeof *prepared);
-    memcpy(prepared->key, key, sizeof prepared->key);
     if (!decode_key(&packed_x, &packed_y, key))
         return 0;
     iomt_field_unpack(&x, &packed_x);
     iomt_field_sub(&x, &zero, &x);
-    iomt_field_mul(&first.x, &x, &one); /* tight */
-    iomt_field_unpack(&first.y, &packed_y);
-    first.z = one;
-    iomt_field_mul(&first.t, &first.x, &first.y);
+    iomt_field_mul(&out->x, &x, &one); /* tight */
+    iomt_field_unpack(&out->y, &packed_y);
+    out->z = one;
+    iomt_field_mul(&out->t, &out->x, &out->y);
+    return 1;
+}
+
+/* rows[j][i] = [(i + 1) 2^(doublings j)] P; P becomes what a next row would start with. */
+static void rows_of_multiples(
+    struct iomt_packed_point rows[IOMT_PREPARED_PARTS][IOMT_PREPARED_MULTIPLES],
+    struct point *p, int doublings)
+{
+    struct point points[ALL_MULTIPLES];
+    struct iomt_field inverses[ALL_MULTIPLES];
+
     for (int part = 0; part < IOMT_PREPARED_PARTS; part++) {
         struct point *row = &points[part * IOMT_PREPARED_MULTIPLES];
         struct addend step;
 
-        to_addend(&step, &first);
-        row[0] = first;
+        to_addend(&step, p);
+        row[0] = *p;
         for (int i = 1; i < IOMT_PREPARED_MULTIPLES; i++) {
             row[i] = row[i - 1];
             add(&row[i], &step, 0, 1);
         }
-        for (int i = 0; i < PART_DIGITS; i++)
-            double_point(&first, i == PART_DIGITS - 1);
+        for (int i = 0; i < doublings; i++)
+            double_point(p, i == doublings - 1);
     }
     invert_all(inverses, points);
     for (int i = 0; i < ALL_MULTIPLES; i++)
-        pack_point(&prepared->multiples[i / IOMT_PREPARED_MULTIPLES][i % IOMT_PREPARED_MULTIPLES],
+        pack_point(&rows[i / IOMT_PREPARED_MULTIPLES][i % IOMT_PREPARED_MULTIPLES],
                    &points[i], &inverses[i]);
+}
+
+static int prepare(iomt_ed25519_prepared *prepared, const uint8_t key[IOMT_ED25519_KEY_SIZE])
+{
+    struct point first;
+
+    memset(prepared, 0, sizeof *prepared);
+    memcpy(prepared->key, key, sizeof prepared->key);
+    if (!negative_key(&first, key))
+        return 0;
+    rows_of_multiples(prepared->multiples, &first, PART_DIGITS);
     prepared->is_point = 1;
+    return 1;
+}
+
+/* ---- Combs for lanes ---- */
+
+/* Limbs of 51 bits, whatever this field has. */
+static void lane_limbs(uint64_t limbs[5], const struct iomt_packed *a)
+{
+    const uint64_t mask = (UINT64_C(1) << 51) - 1, *w = a->words;
+
+    limbs[0] = w[0] & mask;
+    limbs[1] = (w[0] >> 51 | w[1] << 13) & mask;
+    limbs[2] = (w[1] >> 38 | w[2] << 26) & mask;
+    limbs[3] = (w[2] >> 25 | w[3] << 39) & mask;
+    limbs[4] = w[3] >> 12;
+}
+
+static int make_comb(iomt_check_comb comb, const uint8_t key[IOMT_ED25519_KEY_SIZE])
+{
+    struct iomt_packed_point rows[IOMT_PREPARED_PARTS][IOMT_PREPARED_MULTIPLES];
+    struct point first;
+
+    memset(comb, 0, sizeof(iomt_check_comb));
+    if (!negative_key(&first, key))
+        return 0;
+    for (int place = 0; place < IOMT_CHECK_PLACES; place++) {
+        const int row = place % IOMT_PREPARED_PARTS;
+
+        if (row == 0)
+            rows_of_multiples(rows, &first, 4);
+        comb[place][0].plus[0] = comb[place][0].minus[0] = 1;
+        for (int i = 1; i < IOMT_CHECK_MULTIPLES; i++) {
+            const struct iomt_packed_point *multiple = &rows[row][i - 1];
+
+            lane_limbs(comb[place][i].plus, &multiple->y_plus_x);
+            lane_limbs(comb[place][i].minus, &multiple->y_minus_x);
+            lane_limbs(comb[place][i].t2d, &multiple->t2d);
+        }
+    }
     return 1;
 }
 

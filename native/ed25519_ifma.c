@@ -479,6 +479,7 @@ const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .lanes = LANES,
     .curve = &iomt_curve_adx,
     .fewest = 2,
+    .is_difference = iomt_ifma_is_difference,
     .verify = verify_in_lanes,
 };
 

@@ -12,6 +12,11 @@ void iomt_ifma_challenges(struct iomt_scalar k[IOMT_IFMA_LANES],
                           const struct iomt_ed25519_item *const items[IOMT_IFMA_LANES],
                           size_t count);
 
+/* The backend's is_difference (ed25519_ifma_check.c). */
+int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x,
+                            const struct iomt_scalar *s, const struct iomt_scalar *k,
+                            const struct iomt_ed25519_check *check);
+
 #define IOMT_BASE_ROW 128
 
 /* [i][j] = [(j + 1) 2^(64 i)] B (ed25519_ifma_tables.c) */

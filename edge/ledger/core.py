@@ -71,6 +71,8 @@ _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 _BYTE_ARRAY: Final = ffi.typeof("uint8_t[]")  # parsed once, not in every call
 _from_buffer = ffi.from_buffer
 _hash_leaves = lib.iomt_leaf_hashes
+_sign = lib.iomt_ed25519_sign
+_buffer = ffi.buffer
 _log = logging.getLogger(__name__)
 
 
@@ -573,12 +575,10 @@ class Signer:
         if self._signer is None:
             raise ValueError("the signer is closed")
         content, size = _message(message)
-        signature = _new_bytes("uint8_t[]", SIGNATURE_SIZE)
-        if not lib.iomt_ed25519_sign(
-            _signatures, self._signer, content, size, signature
-        ):
+        signature = _new_bytes(_BYTE_ARRAY, SIGNATURE_SIZE)
+        if not _sign(_signatures, self._signer, content, size, signature):
             raise IntegrityError("a signature made here does not verify")
-        return bytes(ffi.buffer(signature))
+        return bytes(_buffer(signature))
 
     def close(self) -> None:
         """Wipe the key; using the signer after that is a mistake (ValueError)."""

@@ -22,4 +22,13 @@ size_t field_adx_command(const char *name, const struct argument *arguments, siz
 int leaves_secrets(const iomt_ed25519_backend *backend, const uint8_t *seed,
                    const uint8_t *message, size_t size);
 
+/* How many single faults the backend's own check lets pass, out of some 1,500, for a good
+ * signature; 0 if it has none of its own (signing_faults.c). */
+size_t faults_that_pass(const iomt_ed25519_backend *backend, const uint8_t *key,
+                        const uint8_t *message, size_t size, const uint8_t *signature);
+
+/* How many of the signer's two copies of its public key can be damaged and still sign. */
+size_t damaged_keys_that_sign(const iomt_ed25519_backend *backend, iomt_ed25519_signer *signer,
+                              const uint8_t *message, size_t size);
+
 #endif

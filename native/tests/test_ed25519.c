@@ -75,6 +75,15 @@ static size_t split(char *line, char *words[MOST_ARGUMENTS])
 
 /* ---- Commands ---- */
 
+static void *room(size_t size)
+{
+    void *memory = malloc(size == 0 ? 1 : size);
+
+    if (memory == NULL)
+        exit(2);
+    return memory;
+}
+
 static int scalar_of(struct iomt_scalar *scalar, const struct argument *argument)
 {
     return argument->size == 32 && iomt_scalar_decode(scalar, argument->bytes);
@@ -141,6 +150,44 @@ static int checks_itself(const struct iomt_curve *curve, const uint8_t right[32]
     return holds;
 }
 
+/* The same check in lanes, of every backend that has one, made with this curve. */
+static int checks_in_lanes(const struct iomt_curve *curve, const uint8_t right[32],
+                           const struct iomt_scalar *s, const struct iomt_scalar *k,
+                           const uint8_t key[32])
+{
+    struct iomt_ed25519_check *check = room(sizeof *check);
+    const iomt_ed25519_backend *backend;
+    struct iomt_packed x, y, other;
+    struct iomt_scalar wrong;
+    uint8_t spoilt[32];
+    int holds = curve->decode_key(&x, &y, right);
+
+    iomt_ed25519_make_check(curve, check, key);
+    holds = holds && check->is_ready == 1;
+    for (size_t i = 0; (backend = iomt_ed25519_backend_at(i)) != NULL; i++) {
+        if (!iomt_ed25519_backend_usable(backend) || backend->is_difference == NULL)
+            continue;
+        holds = holds && backend->is_difference(right, &x, s, k, check);
+        for (int bit = 0; bit < 256; bit += 5) {
+            const uint64_t flip = UINT64_C(1) << bit % 64;
+
+            other = x;
+            other.words[bit / 64] ^= flip;
+            holds = holds && !backend->is_difference(right, &other, s, k, check);
+            memcpy(spoilt, right, 32);
+            spoilt[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            holds = holds && !backend->is_difference(spoilt, &x, s, k, check);
+            if (bit < 252) { /* stays a scalar of 64 digits */
+                wrong = *s;
+                wrong.words[bit / 64] ^= flip;
+                holds = holds && !backend->is_difference(right, &x, &wrong, k, check);
+            }
+        }
+    }
+    free(check);
+    return holds;
+}
+
 /* base S: [S] B. difference S K KEY: [S] B - [K] A without and with a prepared key. */
 static size_t curve_command(const struct iomt_curve *curve, const char *name,
                             const struct argument *arguments, size_t count, uint8_t *reply)
@@ -169,7 +216,8 @@ static size_t curve_command(const struct iomt_curve *curve, const char *name,
     if (prepared->is_point) {
         curve->encode_difference(reply, &s, &k, &x, &y);
         curve->encode_difference_prepared(reply + 32, &s, &k, prepared);
-        if (!checks_itself(curve, reply, &s, &k, prepared))
+        if (!checks_itself(curve, reply, &s, &k, prepared) ||
+            !checks_in_lanes(curve, reply, &s, &k, arguments[2].bytes))
             memset(reply, 0xee, 64);
     } else {
         memset(reply, 0, 64);
@@ -278,15 +326,6 @@ static size_t read_vectors(const char *path, struct vector vectors[MOST_ITEMS])
     return count;
 }
 
-static void *room(size_t size)
-{
-    void *memory = malloc(size == 0 ? 1 : size);
-
-    if (memory == NULL)
-        exit(2);
-    return memory;
-}
-
 /* Room that ends at a page which must not be touched; `size` bytes of one mapping, which is
  * kept until the end. A place is one of the buffers of a call. */
 #define PLACES 5
@@ -323,6 +362,12 @@ static void test_signing(const iomt_ed25519_backend *backend, const struct vecto
     check(iomt_ed25519_sign(backend, signer, v->message.bytes, v->message.size, signature) == 1,
           backend, "a signature is made", at);
     check(memcmp(signature, v->signature.bytes, 64) == 0, backend, "signature", at);
+
+    check(faults_that_pass(backend, v->key.bytes, v->message.bytes, v->message.size,
+                           v->signature.bytes) == 0,
+          backend, "no single fault passes the check", at);
+    check(damaged_keys_that_sign(backend, signer, v->message.bytes, v->message.size) == 0,
+          backend, "a damaged copy of the public key signs nothing", at);
 
     /* A key whose secret half was damaged must not give out what it makes. */
     *(uint8_t *)signer ^= 1;
