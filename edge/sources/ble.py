@@ -246,7 +246,7 @@ class BleSource:
                 self._make_room(name, now_s)
             return
         if self._table.needs_room(address) and self._make_room(name, now_s):
-            self._table.backoff(address).room_made = True
+            self._table.note_room(address)
             return
         self._full_logged = False
         link = Link(address, name, heard_s=now_s)
@@ -260,7 +260,8 @@ class BleSource:
         idle = self._table.idlest(now_s)
         if idle is not None:
             log.info("%s is idle, %s waits: disconnected", idle.device, name)
-            not_before_s = now_s + self._limits.idle_s
+            # An attempt that is under way may have to end before the next has its turn.
+            not_before_s = now_s + self._limits.idle_s + self._limits.connect_timeout_s
             self._table.backoff(idle.address).not_before_s = not_before_s
             idle.gone.set()
         elif self._table.full and not self._full_logged:

@@ -103,10 +103,12 @@ class Backoff:
     """Failures in a row, and the loop time before which there is no new try.
 
     `unreached` counts the connections in a row that did not come about; `room_made`
-    says that another device was disconnected for that.
+    says that another device was disconnected for that, `room_after` how many failures
+    have to be counted before the next is.
     """
 
     failures: int = 0
     not_before_s: float = 0.0
     unreached: int = 0
     room_made: bool = False
+    room_after: int = 0

@@ -46,15 +46,22 @@ class Table:
         """Whether to try if the device is reached once another one is disconnected.
 
         An adapter may hold fewer connections than we think, and answer one too many
-        with nothing but silence. Tried once: it may as well be the device.
+        with nothing but silence. Ever more rarely: it may as well be the device.
         """
         backoff = self.backoff(address)
-        return backoff.unreached >= self._limits.unreached_max and not backoff.room_made
+        wanted = backoff.room_after or self._limits.unreached_max
+        return backoff.unreached >= wanted
+
+    def note_room(self, address: str) -> None:
+        """Room is being made for it; again once it has failed as often once more."""
+        backoff = self.backoff(address)
+        backoff.room_made, backoff.room_after = True, 2 * backoff.unreached
 
     def reached(self, address: str, now_s: float) -> int | None:
         """The connection came about; the bound that this shows, where that is news."""
         backoff = self.backoff(address)
         made, backoff.unreached, backoff.room_made = backoff.room_made, 0, False
+        backoff.room_after = 0
         if not made:
             return None
         return self._bound(now_s)
