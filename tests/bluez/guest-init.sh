@@ -21,15 +21,15 @@ $b mount -t 9p -o $options,ro,cache=loose host /host || stop
 $b mount -t tmpfs -o mode=755 over /over || stop
 $b mkdir /over/upper /over/work
 $b mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work \
-    overlay /root || stop
-for place in proc sys dev; do $b mount -o bind /$place /root/$place; done
-$b mkdir -p /root/dev/shm /root/var/lib/bluetooth "/root$results"
+    overlay /whole || stop
+for place in proc sys dev; do $b mount -o bind /$place /whole/$place; done
+$b mkdir -p /whole/dev/shm /whole/var/lib/bluetooth "/whole$results"
 for place in run dev/shm var/lib/bluetooth; do
-    $b mount -t tmpfs -o mode=1777 tmpfs /root/$place
+    $b mount -t tmpfs -o mode=1777 tmpfs /whole/$place
 done
-$b mount -t 9p -o $options,rw out "/root$results" || stop
+$b mount -t 9p -o $options,rw out "/whole$results" || stop
 $b ip link set lo up
 echo "IOMT-BOOTED after $($b cut -d' ' -f1 /proc/uptime) s"
-$b chroot /root /bin/sh "$results/guest.sh"
+$b chroot /whole /bin/sh "$results/guest.sh"
 echo "the guest ends after $($b cut -d' ' -f1 /proc/uptime) s"
 stop

@@ -198,7 +198,7 @@ def _archive(modules: dict[str, bytes]) -> bytes:
         raise NotRunError("busybox is missing (package busybox-static)")
     order = list(_in_order(modules))
     out = bytearray()
-    folders = ("bin", "proc", "sys", "dev", "host", "over", "root", "modules")
+    folders = ("bin", "proc", "sys", "dev", "host", "over", "whole", "modules")
     for name in folders:
         out += _entry(name, b"", 0o040755)
     out += _entry("bin/busybox", Path(busybox).read_bytes(), 0o100755)

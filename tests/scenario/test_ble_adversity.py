@@ -160,10 +160,10 @@ class Peer(BaseBleakClient):
     async def start_notify(self, *_: Any, **__: Any) -> None:
         pass
 
-    async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
-        raise NotImplementedError
+    async def stop_notify(self, *_: Any) -> None:
+        raise AssertionError("the source asks these peers for nothing else")
 
-    pair = unpair = stop_notify  # type: ignore[assignment]
+    pair = unpair = stop_notify
     read_gatt_char = read_gatt_descriptor = stop_notify  # type: ignore[assignment]
     write_gatt_char = write_gatt_descriptor = stop_notify  # type: ignore[assignment]
 
