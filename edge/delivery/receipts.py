@@ -24,9 +24,13 @@ from edge.open_batch import Answered
 from edge.store.commit import Committed
 
 PENDING_MAX = 16  # commits
-TOPIC = "iomt/v1/{}/receipt"
 
 log = logging.getLogger("edge.receipts")
+
+
+def topic_of(device: str) -> str:
+    """Where a device's receipts are published."""
+    return f"iomt/v1/{device}/receipt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class ReceiptWriter:
         What a stranger publishes on a device's topic is none of the device's.
         """
         device = arrival.device
-        return arrival.user == device and self._wanted(TOPIC.format(device), device)
+        return arrival.user == device and self._wanted(topic_of(device), device)
 
     def committed(self, answered: Sequence[Answered], committed: Committed) -> None:
         """The messages of one commit are durable."""
@@ -102,7 +106,7 @@ class ReceiptWriter:
         if work.cancelled():
             return
         for device, signed in work.result():
-            self.sent_count += self._publish(TOPIC.format(device), signed, device)
+            self.sent_count += self._publish(topic_of(device), signed, device)
 
     def close(self) -> None:
         """Stop the thread; what it has not begun is left out."""

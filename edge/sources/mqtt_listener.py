@@ -259,8 +259,10 @@ class MqttListener:
 
     def is_followed(self, topic: str, user: str) -> bool:
         """Whether a session of this user, connected or kept, subscribes to a topic."""
-        sessions = self.sessions.of_user(user)
-        return any(one.granted(topic) is not None for one in sessions)
+        for session in self.sessions.of_user(user):  # asked for each message
+            if session.subscriptions and session.granted(topic) is not None:
+                return True
+        return False
 
     def follows_live(self, user: str) -> bool:
         """Whether a session of this user, connected or kept, follows live readings."""

@@ -182,6 +182,7 @@ class _Device:
     link: str = ""
     attestation: Attestation = Attestation.GATEWAY
     received_ms: int = 0
+    newest: tuple[int, int] = (0, 0)  # of its values: measured_ms, time_ms
     values: dict[str, _Measured] = field(default_factory=dict)
 
 
@@ -320,14 +321,13 @@ class Live:
         time_ms = measured_ms if reading.time_ms is None else reading.time_ms
         if live.flags & _OLD_FLAGS:
             measured_ms = min(measured_ms, time_ms)
-        measured = _Measured(measured_ms, time_ms, live)
-        values = device.values
-        for names in (reading.values, reading.texts, reading.implausible):
-            for name in names:
-                before = values.get(name)
-                # What was stored and is sent late must not replace a newer value.
-                if before is None or before[:2] <= measured[:2]:
-                    values[name] = measured
+        values, moment = device.values, (measured_ms, time_ms)
+        names = [*reading.values, *reading.texts, *reading.implausible]
+        if moment >= device.newest:
+            device.newest = moment
+        else:  # what was stored and is sent late must not replace a newer value
+            names = [n for n in names if n not in values or values[n][:2] <= moment]
+        values.update(dict.fromkeys(names, _Measured(*moment, live)))
 
     def _take_firing(self, live: LiveFiring) -> None:
         firing = live.firing

@@ -204,6 +204,23 @@ def test_of_one_envelope_the_newest_reading_wins_in_any_order() -> None:
         assert shown(live, "spo2")["text"] == "95"
 
 
+def test_each_metric_keeps_its_own_newest_value() -> None:
+    """A reading may be old beside one metric and news of another."""
+    live = Live()
+    for name, text, before_ms in (
+        ("spo2", "97", 0),
+        ("heart_rate", "60", 9000),
+        ("heart_rate", "61", 5000),  # newer than that, older than the saturation
+        ("heart_rate", "59", 7000),
+        ("spo2", "71", 8000),
+        ("spo2", "98", 0),  # of two at one time the later
+    ):
+        old = reading({name: text}, time_ms=T0 - before_ms, flags=Flag.LATE)
+        live.update(report(old))
+    assert shown(live, "heart_rate")["text"] == "61"
+    assert shown(live, "spo2")["text"] == "98"
+
+
 def test_a_device_that_moves_leaves_no_value_of_the_patient_before() -> None:
     """Bed 1's oxygen under bed 2's name could kill."""
     live = Live()
