@@ -30,11 +30,12 @@ from unittest import mock
 from report import machine, memory_mb, shown, table
 
 from edge import config, gateway
-from edge.devices.envelope import build, kid_of
+from edge.devices.envelope import build
 from edge.devices.metrics import make_reading
 from edge.init import initialise
 from edge.ledger import core
 from edge.ledger.batch import ClockTick
+from edge.ledger.device_key import kid_of
 from edge.model import Arrival, Outcome, Source
 from edge.store import commit as store
 from edge.store.reader import Reader

@@ -27,9 +27,10 @@ from pathlib import Path
 from mqtt_load import HOST, Measured, Phase, seed_of
 from served import PREFIX, Gateway, Load, running
 
-from edge.devices.envelope import build, kid_of
+from edge.devices.envelope import build
 from edge.devices.metrics import make_reading
 from edge.ledger import core
+from edge.ledger.device_key import kid_of
 from edge.sources.mqtt_encoder import encode
 from edge.sources.mqtt_packets import (
     V5,

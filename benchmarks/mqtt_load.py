@@ -32,9 +32,10 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from edge.devices.envelope import build, kid_of
+from edge.devices.envelope import build
 from edge.devices.metrics import BY_NAME, make_reading
 from edge.ledger import core
+from edge.ledger.device_key import kid_of
 
 STREAM = "vitals"
 HOST = "127.0.0.1"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge.devices import es256, mac_envelope, mapped, senml
-from edge.devices.envelope import Envelope, kid_of, sequence_of
+from edge.devices.envelope import Envelope, sequence_of
 from edge.devices.envelope import parse as parse_envelope
 from edge.devices.fragments import ENVELOPE_UUID as ENVELOPE
 from edge.devices.originals import LATE_MS
@@ -29,7 +29,7 @@ from edge.devices.registry import (
 )
 from edge.errors import Reason, RefusedError
 from edge.ledger import core
-from edge.ledger.device_key import EDDSA, ES256, algorithm_of
+from edge.ledger.device_key import EDDSA, ES256, algorithm_of, kid_of
 from edge.model import (
     NO_FLAGS,
     Arrival,

@@ -90,7 +90,7 @@ def _check(options: argparse.Namespace) -> int:
     else:
         key, done = _public_key(options.key), "signed"
         good = device_key.verify(key, found.signed_bytes, found.signature)
-    if found.kid != envelope.kid_of(key):
+    if found.kid != device_key.kid_of(key):
         print(f"byte {envelope.KID_AT}: the kid is not that of this key")
     elif good:
         print(f"GOOD, {done} by this key")
@@ -179,7 +179,7 @@ def _shared_key(given: str) -> bytes:
 
 def _make(options: argparse.Namespace) -> int:
     from edge.devices import envelope, mac_envelope  # noqa: PLC0415
-    from edge.ledger import core  # noqa: PLC0415
+    from edge.ledger import core, device_key  # noqa: PLC0415
 
     now_ms = options.time if options.time is not None else time.time_ns() // 1_000_000
     readings = _readings(options, now_ms)
@@ -192,7 +192,7 @@ def _make(options: argparse.Namespace) -> int:
             seed = _seed(options.key)
             made = envelope.build(
                 *what,
-                kid=envelope.kid_of(core.public_key(seed)),
+                kid=device_key.kid_of(core.public_key(seed)),
                 sign=lambda message: core.sign(seed, message),
                 backlog=options.backlog,
             )

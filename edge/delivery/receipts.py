@@ -17,6 +17,7 @@ from itertools import groupby
 
 from edge.devices.envelope import sequence_of
 from edge.ledger import receipt
+from edge.ledger.device_key import kid_of
 from edge.ledger.note import Sign, Verifier
 from edge.ledger.receipt import Accepted, Duplicate, Place, Refused
 from edge.model import Arrival, Outcome, Verdict
@@ -53,7 +54,7 @@ class ReceiptWriter:
         wanted: Callable[[str, str], bool],
         publish: Callable[[str, bytes, str], int],
     ) -> None:
-        self._kid = receipt.kid_of(key.verifier.public_key)
+        self._kid = kid_of(key.verifier.public_key)
         self._sign = key.sign
         self._wanted = wanted  # asked with topic and user
         self._publish = publish

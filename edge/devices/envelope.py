@@ -30,7 +30,6 @@ bytes. Checking the signature is not done here: the intake checks many at once.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal
@@ -40,7 +39,7 @@ from typing import Any, NamedTuple, TypeAlias
 from edge import cbor
 from edge.devices.metrics import BY_KEY, BY_NAME, make_reading
 from edge.errors import Reason, RefusedError, RejectError
-from edge.ledger.device_key import EDDSA, ES256
+from edge.ledger.device_key import EDDSA, ES256, KID_SIZE
 from edge.model import Reading
 
 ENVELOPE_SIZE_MAX = 65_536
@@ -48,7 +47,6 @@ READINGS_MAX = 256
 PAIRS_MAX = 32
 OFFSET_MS_MIN = -2_592_000_000  # 30 days
 EXPONENT_MAX = 9
-KID_SIZE = 8
 SIGNATURE_SIZE = 64
 PAIRS_KEPT = 8192
 TAG_DECIMAL_FRACTION = 4
@@ -105,12 +103,6 @@ class Envelope(NamedTuple):
     readings: tuple[Reading, ...]
     backlog: bool = False
     algorithm: int = EDDSA
-
-
-@lru_cache(maxsize=4096)  # more than one gateway has devices
-def kid_of(public_key: bytes) -> bytes:
-    """The key identifier of a public key as it is enrolled (32 or 65 bytes)."""
-    return hashlib.sha256(public_key).digest()[:KID_SIZE]
 
 
 def parse(data: bytes) -> Envelope:

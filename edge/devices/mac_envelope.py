@@ -25,8 +25,9 @@ from collections.abc import Callable, Sequence
 
 from edge import cbor
 from edge.devices import envelope
-from edge.devices.envelope import KID_AT, KID_SIZE, Envelope
+from edge.devices.envelope import KID_AT, Envelope
 from edge.errors import Reason, RefusedError, RejectError
+from edge.ledger.device_key import KID_SIZE, kid_of
 from edge.model import Reading
 
 HMAC_256 = 5  # the COSE algorithm
@@ -102,7 +103,7 @@ def build(
     unsigned: Callable[[bytes], bytes] = lambda _: bytes(envelope.SIGNATURE_SIZE)  # noqa: E731
     signed = envelope.build(
         *(device, stream, sequence, device_time_ms, readings),
-        kid=envelope.kid_of(key),
+        kid=kid_of(key),
         sign=unsigned,
         backlog=backlog,
     )

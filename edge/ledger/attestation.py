@@ -17,17 +17,16 @@ they are well formed, the gateway's own reader judged (devices/envelope.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 
 from edge import cbor
 from edge.errors import RejectError
 from edge.ledger import device_key
+from edge.ledger.device_key import KID_SIZE
 from edge.model import Record
 
 ENVELOPE_SIZE_MAX = 65_536
 KEY_FILE_SIZE_MAX = 4096
 SIGNATURE_SIZE = 64
-KID_SIZE = 8
 _COSE_SIGN1 = 18
 _PROTECTED = {
     b"\xa2\x01\x27\x04\x48": device_key.EDDSA,
@@ -48,7 +47,7 @@ class SignedOriginal:
 
     def check(self, public_key: bytes) -> None:
         """RejectError unless this key signed it."""
-        if sha256(public_key).digest()[:KID_SIZE] != self.kid:
+        if device_key.kid_of(public_key) != self.kid:
             raise RejectError("the device's signature is by another key")
         if device_key.algorithm_of(public_key) != self.algorithm:
             raise RejectError("the envelope's algorithm is not the key's")

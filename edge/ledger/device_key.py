@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import binascii
 import re
+from functools import lru_cache
+from hashlib import sha256
 
 from edge.errors import RejectError
 from edge.ledger import ed25519, p256
 from edge.ledger.note import decode_base64
 
 EDDSA, ES256 = -8, -7
+KID_SIZE = 8
 _ALGORITHMS = {ed25519.PUBLIC_KEY_SIZE: EDDSA, p256.PUBLIC_KEY_SIZE: ES256}
 HEX_KEY = re.compile(r"[0-9a-fA-F]{64}|04[0-9a-fA-F]{128}")
 _PEM_KEY = re.compile(
@@ -30,6 +33,12 @@ _SPKI_P256 = binascii.unhexlify("3059301306072a8648ce3d020106082a8648ce3d0301070
 def algorithm_of(public_key: bytes) -> int | None:
     """The COSE algorithm that a key of this size signs with, None for none."""
     return _ALGORITHMS.get(len(public_key))
+
+
+@lru_cache(maxsize=4096)  # more than one gateway has devices
+def kid_of(key: bytes) -> bytes:
+    """The COSE key identifier, 8 bytes, of a key as it is enrolled (any size)."""
+    return sha256(key).digest()[:KID_SIZE]
 
 
 def key_fault(public_key: bytes) -> str:

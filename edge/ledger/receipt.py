@@ -37,12 +37,12 @@ from edge import cbor
 from edge.errors import RejectError
 from edge.ledger import tlog
 from edge.ledger.batch import TIME_MAX_MS, Batch, decode_entry
+from edge.ledger.device_key import KID_SIZE
 from edge.ledger.note import Checkpoint
 
 RECEIPT_SIZE_MAX = 2_000
 DIGEST_SIZE = 16
 SIGNATURE_SIZE = 64
-KID_SIZE = 8
 EXTERNAL_AAD = b"iomt/receipt/v1"
 COSE_SIGN1 = b"\xd2\x84"
 _PROTECTED_HEAD = b"\xa2\x01\x27\x04\x48"
@@ -100,11 +100,6 @@ class Receipt:
 def digest_of(message: bytes) -> bytes:
     """What a receipt names a message by."""
     return sha256(message).digest()[:DIGEST_SIZE]
-
-
-def kid_of(public_key: bytes) -> bytes:
-    """The key identifier of a 32-byte Ed25519 public key."""
-    return sha256(public_key).digest()[:KID_SIZE]
 
 
 # ---- Writing ----

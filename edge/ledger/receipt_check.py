@@ -10,6 +10,7 @@ from __future__ import annotations
 from edge.errors import RejectError
 from edge.ledger import ed25519, receipt
 from edge.ledger.batch import reading_id
+from edge.ledger.device_key import kid_of
 from edge.ledger.report import Report, shown_time
 from edge.ledger.trust import Trust, open_checkpoint
 
@@ -23,7 +24,7 @@ def check_receipt(content: bytes, place: str, trust: Trust, report: Report) -> N
     checkpoint = open_checkpoint(told.place.checkpoint, trust, place, report)
     batch = receipt.check_place(told, checkpoint)
     keys = [one.public_key for one in trust.logs if one.name == checkpoint.origin]
-    ours = [key for key in keys if receipt.kid_of(key) == signed.kid]
+    ours = [key for key in keys if kid_of(key) == signed.kid]
     if keys and not ours:
         raise RejectError("signed by another key than the log's")
     for key in ours:

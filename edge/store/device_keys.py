@@ -11,17 +11,16 @@ keys of before are kept for ever, so that what they signed can be proven.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import apsw
 
 from edge import cbor
 from edge.errors import IntegrityError, RejectError
+from edge.ledger.device_key import kid_of
 from edge.store.database import meta, rows
 
 PREFIX = "device-keys-"
-KID_SIZE = 8
 _PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -77,7 +76,7 @@ def statement(device: int, keys: list[SigningKey]) -> tuple[str, tuple[str, byte
 def with_kid(keys: list[SigningKey], kid: bytes) -> SigningKey | None:
     """The key of this identifier, the newest where there were two."""
     for one in reversed(keys):
-        if hashlib.sha256(one.key).digest()[:KID_SIZE] == kid:
+        if kid_of(one.key) == kid:
             return one
     return None
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge.devices.envelope import kid_of, parse
+from edge.devices.envelope import parse
 from edge.devices.metrics import BY_NAME
+from edge.ledger.device_key import kid_of
 
 CLIENT = Path(__file__).resolve().parents[2] / "firmware_sim" / "client"
 VECTORS = Path(__file__).parents[1] / "vectors" / "envelope"

@@ -15,9 +15,9 @@ from test_rollback import LINE, SENML, set_back, with_stick
 from workbench import SignedDevice, a_ward, make_gateway, reader_of, readings_of, vkey
 
 from edge.config import Settings
-from edge.devices.envelope import kid_of
 from edge.errors import NotFoundError
 from edge.ledger import tiles
+from edge.ledger.device_key import kid_of
 from edge.ledger.verify import (
     Verdict,
     verify_consistency,

@@ -16,11 +16,11 @@ from processes import run
 from workbench import SignedDevice, a_ward, make_gateway, reader_of, readings_of, vkey
 
 from edge.devices import es256
-from edge.devices.envelope import build, kid_of
+from edge.devices.envelope import build
 from edge.devices.metrics import make_reading
 from edge.errors import ConfigurationError, Reason
 from edge.ledger import p256
-from edge.ledger.device_key import EDDSA, ES256
+from edge.ledger.device_key import EDDSA, ES256, kid_of
 from edge.ledger.verify import Verdict, verify_proof
 from edge.model import Attestation
 from edge.model import Verdict as Answer

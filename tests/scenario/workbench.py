@@ -11,11 +11,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from edge import config
-from edge.devices.envelope import build, kid_of
+from edge.devices.envelope import build
 from edge.devices.metrics import make_reading
 from edge.gateway import Core, open_core
 from edge.init import initialise
 from edge.ledger import core
+from edge.ledger.device_key import kid_of
 from edge.ledger.note import Verifier
 from edge.model import Arrival, Kind, Outcome, Source
 from edge.store.reader import Reader, StoredRecord

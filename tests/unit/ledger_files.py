@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge import cbor
 from edge.devices import envelope
 from edge.ledger import batch, note, tiles, tlog
+from edge.ledger.device_key import kid_of
 from edge.ledger.proof import BatchProof, ConsistencyProof, EnrolmentProof, LogProof
 from edge.model import Attestation, Flag, Kind, Reading, Record
 
@@ -51,7 +52,7 @@ def sample_envelope(number: int, leaf: int) -> bytes:
         10 * number + leaf,
         STARTED_MS + 1000 * number - 20,
         [Reading(None, {"heart_rate": Decimal(70 + leaf)})],
-        kid=envelope.kid_of(DEVICE_PUBLIC_KEY),
+        kid=kid_of(DEVICE_PUBLIC_KEY),
         sign=DEVICE_KEY.sign,
     )
 

@@ -20,6 +20,7 @@ from edge import cbor
 from edge.devices import envelope
 from edge.devices.metrics import BY_NAME, METRICS, make_reading
 from edge.errors import Reason, RefusedError, RejectError
+from edge.ledger.device_key import kid_of
 from edge.model import Reading
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "envelope"
@@ -81,7 +82,7 @@ def test_a_good_vector_is_what_we_would_have_built(path: Path) -> None:
         found.sequence,
         found.device_time_ms,
         found.readings,
-        kid=envelope.kid_of(bytes(key.verify_key)),
+        kid=kid_of(bytes(key.verify_key)),
         sign=lambda message: key.sign(message).signature,
         backlog=found.backlog,
     )
@@ -117,7 +118,7 @@ def reason_of(vector: Mapping[str, Any]) -> str:
         found = envelope.parse(bytes.fromhex(vector["envelope"]))
     except RefusedError as refused:
         return refused.reason.value
-    if found.kid != envelope.kid_of(public_key):
+    if found.kid != kid_of(public_key):
         return Reason.BAD_SIGNATURE.value
     try:
         VerifyKey(public_key).verify(found.signed_bytes, found.signature)
@@ -531,4 +532,4 @@ def test_what_an_envelope_cannot_say_is_a_mistake_of_the_caller() -> None:
 
 def test_a_key_identifier_is_the_beginning_of_the_keys_hash() -> None:
     """SHA-256 of 32 zero bytes, a published value: 66687aad f862bd77 ..."""
-    assert envelope.kid_of(bytes(32)).hex() == "66687aadf862bd77"
+    assert kid_of(bytes(32)).hex() == "66687aadf862bd77"

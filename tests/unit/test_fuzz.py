@@ -25,6 +25,7 @@ from test_mqtt_packets import CLIENT_PACKETS, CONNECT_5, CONNECT_311
 from edge import cbor
 from edge.devices import envelope, mac_envelope
 from edge.errors import RefusedError
+from edge.ledger.device_key import KID_SIZE
 from edge.sources.mqtt_encoder import encode
 from edge.sources.mqtt_packets import V5, V311, Decoder, Packet
 from edge.sources.mqtt_properties import MqttError
@@ -100,7 +101,7 @@ def test_no_bytes_do_to_the_envelope_reader_what_it_does_not_expect() -> None:
     chance, taken = random.Random(SEED), Counter[bool]()
     good = good_envelopes()
     payloads = [one[slice(*envelope.payload_span(one))] for one in good]
-    signed = good[0][: envelope.KID_AT + envelope.KID_SIZE]
+    signed = good[0][: envelope.KID_AT + KID_SIZE]
     maced = b"\xd1\x84\x4d\xa2\x01\x05\x04\x48" + bytes(8)
     assert all(map(check_envelope, good))
     for number in range(COUNT):

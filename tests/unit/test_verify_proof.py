@@ -19,6 +19,7 @@ from edge import cbor
 from edge.devices import envelope
 from edge.errors import RejectError
 from edge.ledger import attestation, batch, device_key, proof, tlog, verify
+from edge.ledger.device_key import kid_of
 from edge.ledger.verify import Verdict
 from edge.model import Attestation, Kind, Record
 
@@ -231,7 +232,7 @@ def original(
     return cbor.encode(cbor.Tag(tag, items))
 
 
-HEADER = b"\xa2\x01\x27\x04\x48" + envelope.kid_of(DEVICE_KEY)
+HEADER = b"\xa2\x01\x27\x04\x48" + kid_of(DEVICE_KEY)
 UNSIGNED = b"[{}]"
 
 

@@ -30,10 +30,11 @@ from ledger_files import KEY, ORIGIN, STARTED_MS, VERIFIER  # noqa: E402
 
 from edge import cbor  # noqa: E402
 from edge.ledger import batch, note, receipt, tlog  # noqa: E402
+from edge.ledger.device_key import kid_of  # noqa: E402
 from edge.ledger.receipt import Accepted, Duplicate, Place, Refused  # noqa: E402
 
 _OTHER = Ed25519PrivateKey.from_private_bytes(sha256(b"another log").digest())
-_PROTECTED = b"\xa2\x01\x27\x04\x48" + receipt.kid_of(VERIFIER.public_key)
+_PROTECTED = b"\xa2\x01\x27\x04\x48" + kid_of(VERIFIER.public_key)
 
 
 def place(entries: int) -> Place:
@@ -72,7 +73,7 @@ def made(answers: list[Any], entries: int = 300) -> bytes:
         STARTED_MS + entries,
         answers,
         place(entries),
-        kid=receipt.kid_of(VERIFIER.public_key),
+        kid=kid_of(VERIFIER.public_key),
         sign=KEY.sign,
     )
     return signed
