@@ -1,11 +1,14 @@
-"""For all tests: no deadline for hypothesis, and one place to build C programs in."""
+"""For all tests: hypothesis, one place to build C programs in, what folders share."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+sys.path.append(str(Path(__file__).parent / "native"))  # ed25519_cases
 
 # A busy machine is not a finding.
 settings.register_profile(

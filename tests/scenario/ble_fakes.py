@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bumble import hci
 from bumble.controller import Controller
@@ -21,8 +23,12 @@ from bumble.link import LocalLink
 from bumble.transport.common import PacketParser, Transport
 
 from edge.model import Arrival, Outcome, Verdict
+from edge.sources import Door
 from edge.sources.ble import BleSource, Limits
 from edge.sources.ble_hci import attach
+
+if TYPE_CHECKING:  # the machine with the real stack has not all that it needs
+    from edge.gateway import Core
 
 FAST = Limits(
     connect_timeout_s=3,
@@ -222,14 +228,28 @@ async def until(condition: Callable[[], bool], what: str, limit_s: float = 5) ->
         await asyncio.sleep(0.005)
 
 
-@contextlib.asynccontextmanager
-async def running(
+def running(
     radio: Radio, intake: Intake, enrolled: dict[str, str], limits: Limits = FAST
+) -> AbstractAsyncContextManager[BleSource]:
+    return _source(radio, intake, lambda: enrolled, limits)
+
+
+def feeding(radio: Radio, core: Core) -> AbstractAsyncContextManager[BleSource]:
+    """What the devices enrolled in a gateway's core send goes into it."""
+    return _source(radio, core.intake, core.registry.radio_addresses, FAST)
+
+
+@contextlib.asynccontextmanager
+async def _source(
+    radio: Radio,
+    door: Door,
+    enrolled: Callable[[], Mapping[str, str]],
+    limits: Limits,
 ) -> AsyncIterator[BleSource]:
     async with attach(radio.address) as (scanner, client):
         source = BleSource(
-            intake,
-            lambda: enrolled,
+            door,
+            enrolled,
             scanner_backend=scanner,
             client_backend=client,
             limits=limits,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from ble_fakes import FAST, Intake, Radio, running, until, virtual_radio
+from ble_fakes import FAST, Intake, Radio, feeding, running, until, virtual_radio
 from workbench import readings_of, trusted_clock
 
 from edge.devices.originals import readings_of as decoded
@@ -185,22 +185,12 @@ async def test_the_heart_rate_is_a_record_of_its_own_beside_the_waveform(
     async with open_core(settings) as core, patch_on(radio) as patch:
         core.intake.open_views()
         await core.administration.add_device("patch", "ble", None, PATCH)
-        async with attach(radio.address) as (scanner, client):
-            source = BleSource(
-                core.intake,
-                core.registry.radio_addresses,
-                scanner_backend=scanner,
-                client_backend=client,
-                limits=FAST,
-            )
-            task = asyncio.create_task(source.run())
+        async with feeding(radio, core):
             patch.measure(heart(30 * RATE_HZ, per_minute=120))
             await until(lambda: patch.backlog_count == 0, "acknowledged", 20)
             await hang_up(patch)
             patch.measure(heart(5 * RATE_HZ, per_minute=120))
             await until(lambda: patch.backlog_count == 0, "and what came after", 20)
-            task.cancel()
-            await asyncio.wait([task])
     records = [one.record for one in readings_of(settings)]
     waves = [one for one in records if one.stream == ecg.SAMPLES_UUID]
     firsts = [EcgChunk.from_bytes(one.original).first for one in waves]

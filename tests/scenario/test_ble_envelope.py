@@ -14,6 +14,7 @@ from ble_fakes import (
     NOTIFY,
     Intake,
     Radio,
+    feeding,
     pushing,
     running,
     until,
@@ -25,8 +26,6 @@ from edge.devices.originals import readings_of as decoded
 from edge.errors import ConfigurationError, Reason
 from edge.gateway import open_core
 from edge.model import Arrival, Attestation, Outcome, Verdict
-from edge.sources.ble import BleSource
-from edge.sources.ble_hci import attach
 from firmware_sim.ble import Peripheral
 from firmware_sim.ble_envelope import SigningSensor
 
@@ -122,20 +121,10 @@ async def test_a_signed_reading_over_bluetooth_is_the_devices_word_on_the_ledger
         core.intake.open_views()
         key = sensor.signer.public_key.hex()
         await core.administration.add_device("patch", "signed", key, SENSOR.lower())
-        async with attach(radio.address) as (scanner, client):
-            source = BleSource(
-                core.intake,
-                core.registry.radio_addresses,
-                scanner_backend=scanner,
-                client_backend=client,
-                limits=FAST,
-            )
-            task = asyncio.create_task(source.run())
+        async with feeding(radio, core):
             for rate in (70, 71, 72):
                 sensor.measure({"heart_rate": rate, "spo2": 97})
             await until(lambda: not sensor.unanswered, "all answered", 20)
-            task.cancel()
-            await asyncio.wait([task])
     records = [one.record for one in readings_of(settings)]
     assert [record.stream for record in records] == ["vitals"] * 3
     assert {record.attestation for record in records} == {Attestation.DEVICE}
@@ -156,20 +145,10 @@ async def test_a_plain_device_cannot_pass_for_one_that_signs(
         key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
         await core.administration.add_device("patch", "signed", key, SENSOR)
         strap = await radio.peripheral(SENSOR, {0x180D: [pushing(0x2A37, NOTIFY)]})
-        async with attach(radio.address) as (scanner, client):
-            source = BleSource(
-                core.intake,
-                core.registry.radio_addresses,
-                scanner_backend=scanner,
-                client_backend=client,
-                limits=FAST,
-            )
-            task = asyncio.create_task(source.run())
+        async with feeding(radio, core):
             await until(lambda: strap.subscribed("2a37"), "subscribed")
             await strap.send("2a37", "0048")
             await until(lambda: core.intake.totals["refused"] == 1, "refused")
-            task.cancel()
-            await asyncio.wait([task])
     assert readings_of(settings) == []
 
 

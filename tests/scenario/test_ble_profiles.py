@@ -7,7 +7,6 @@ answers and hang-ups.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import random
@@ -25,6 +24,7 @@ from ble_fakes import (
     Intake,
     Peripheral,
     Radio,
+    feeding,
     pushing,
     running,
     until,
@@ -39,8 +39,6 @@ from edge.devices.profiles import PROFILES, READ_BY_US
 from edge.devices.profiles.continuous_glucose import GlucosePoint, SessionStart
 from edge.devices.profiles.date_time import Timestamp, parse
 from edge.gateway import open_core
-from edge.sources.ble import BleSource
-from edge.sources.ble_hci import attach
 
 SENSOR = "F1:00:00:00:00:51"
 VECTORS: list[dict[str, Any]] = [
@@ -99,15 +97,7 @@ async def test_what_a_device_sends_is_on_the_ledger_as_its_profile_says(
         core.intake.open_views()
         await core.administration.add_device("sensor", "ble", None, SENSOR)
         sensor = await everything(radio)
-        async with attach(radio.address) as (scanner, client):
-            source = BleSource(
-                core.intake,
-                core.registry.radio_addresses,
-                scanner_backend=scanner,
-                client_backend=client,
-                limits=FAST,
-            )
-            task = asyncio.create_task(source.run())
+        async with feeding(radio, core) as source:
             await until(lambda: source.connected == {SENSOR}, "connected")
             for vector in VECTORS:
                 for _ in range(2):
@@ -121,9 +111,6 @@ async def test_what_a_device_sends_is_on_the_ledger_as_its_profile_says(
                 "settled",
                 10,
             )
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
     records = [one.record for one in readings_of(settings)]
     expected = []
     for vector in VECTORS:
@@ -149,15 +136,7 @@ async def test_garbage_is_refused_and_what_comes_between_is_kept(
         core.intake.open_views()
         await core.administration.add_device("sensor", "ble", None, SENSOR)
         sensor = await everything(radio)
-        async with attach(radio.address) as (scanner, client):
-            source = BleSource(
-                core.intake,
-                core.registry.radio_addresses,
-                scanner_backend=scanner,
-                client_backend=client,
-                limits=FAST,
-            )
-            task = asyncio.create_task(source.run())
+        async with feeding(radio, core) as source:
             await until(lambda: source.connected == {SENSOR}, "connected")
             for turn in range(300):
                 uuid = chance.choice([u for k in SERVICES.values() for u in k])
@@ -177,9 +156,6 @@ async def test_garbage_is_refused_and_what_comes_between_is_kept(
                 10,
             )
             assert source.connected == {SENSOR}, "it was one connection all along"
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
     assert totals["refused"] > 100
     rates = [
         one.record.original

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 from hashlib import sha512
 from itertools import product
 
@@ -13,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
+from ed25519_cases import BASE, add, encode, multiply, odd_encodings, small_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.ledger import ed25519
 
 P, L = ed25519.P, ed25519.L
-Affine = tuple[int, int]
 
 # RFC 8032 section 7.1: seed, message, signature of TEST 1, 2, 3 and SHA(abc). The
 # public keys are derived from the seeds by OpenSSL.
@@ -81,62 +80,6 @@ def agree(key: bytes, message: bytes, signature: bytes) -> bool:
     return answer
 
 
-# A second, naive arithmetic on the curve, for making odd keys and signatures.
-def add(one: Affine, other: Affine) -> Affine:
-    product_ = ed25519.D * one[0] * other[0] * one[1] * other[1]
-    x = (one[0] * other[1] + one[1] * other[0]) * pow(1 + product_, -1, P)
-    y = (one[1] * other[1] + one[0] * other[0]) * pow(1 - product_, -1, P)
-    return x % P, y % P
-
-
-def multiply(scalar: int, point: Affine) -> Affine:
-    result = (0, 1)
-    while scalar:
-        if scalar & 1:
-            result = add(result, point)
-        point = add(point, point)
-        scalar >>= 1
-    return result
-
-
-def compress(point: Affine) -> bytes:
-    return (point[1] | (point[0] & 1) << 255).to_bytes(32, "little")
-
-
-BASE: Affine = (
-    15112221349535400772501151409588531511454012693041857206046113283949847762202,
-    46316835694926478169428394003475163141307993866256225615783033603165251855960,
-)
-
-
-@cache
-def small_order() -> list[Affine]:
-    """The eight points whose order divides 8: multiples of one of order 8.
-
-    It is found as L times a point that is not in the main subgroup, with
-    x = sqrt((y^2 - 1) / (d y^2 + 1)) for small y.
-    """
-    for y in range(2, 100):
-        square = (y * y - 1) * pow(ed25519.D * y * y + 1, -1, P) % P
-        x = pow(square, (P + 3) // 8, P)
-        for root in (x, x * pow(2, (P - 1) // 4, P) % P):
-            found = multiply(L, (root, y))
-            if root * root % P == square and multiply(4, found) != (0, 1):
-                return [multiply(at, found) for at in range(8)]
-    raise AssertionError("half of all points have a component of order 8")
-
-
-def odd_encodings() -> list[bytes]:
-    """Small-order points, y at or above p, x = 0 with a sign, y of no point."""
-    numbers = [int.from_bytes(compress(one), "little") for one in small_order()]
-    numbers += [*range(6), *range(P - 2, 2**255)]
-    values = {number & ~(1 << 255) for number in numbers}
-    return [
-        (value | sign << 255).to_bytes(32, "little")
-        for value, sign in product(sorted(values), (0, 1))
-    ]
-
-
 @pytest.mark.parametrize(("seed", "message", "signature"), RFC_8032)
 def test_the_signatures_of_rfc_8032_are_good(
     seed: str, message: str, signature: str
@@ -195,8 +138,8 @@ def test_points_with_a_small_component_are_judged_without_the_cofactor() -> None
     )
     answers = []
     for key_part, half_part in product(small_order(), repeat=2):
-        key = compress(add(multiply(secret, BASE), key_part))
-        half = compress(add(multiply(nonce, BASE), half_part))
+        key = encode(add(multiply(secret, BASE), key_part))
+        half = encode(add(multiply(nonce, BASE), half_part))
         digest = sha512(half + key + b"message").digest()
         k = int.from_bytes(digest, "little") % L
         s = (nonce + k * secret) % L
