@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-sys.path.append(str(Path(__file__).parent / "native"))  # ed25519_cases
+sys.path.append(str(Path(__file__).parent / "native"))  # ed25519_cases, ct_tree
 
 # A busy machine is not a finding.
 settings.register_profile(

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
+from ct_tree import CT_LEAVES, CT_ROOTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,34 +85,6 @@ FIPS_180 = [
 def test_sha256_gives_the_published_digests(message: bytes, digest: str) -> None:
     """A comparison with hashlib alone could share a mistake of the test."""
     assert sha256(message).hex() == digest
-
-
-# The eight leaf inputs, and the roots of the first n of them, that the Certificate
-# Transparency project published with its Merkle tree tests; others repeat them.
-CT_LEAVES = [
-    bytes.fromhex(leaf)
-    for leaf in (
-        "",
-        "00",
-        "10",
-        "2021",
-        "3031",
-        "40414243",
-        "5051525354555657",
-        "606162636465666768696a6b6c6d6e6f",
-    )
-]
-CT_ROOTS = [
-    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-    "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-    "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-    "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-    "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-    "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
-    "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-    "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
-    "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
-]
 
 
 @pytest.mark.parametrize("count", range(9))
