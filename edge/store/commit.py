@@ -34,7 +34,7 @@ from edge.ledger import batch as ledger_batch
 from edge.ledger import core, note, tiles, tlog
 from edge.ledger.receipt import Place
 from edge.model import Kind, Record
-from edge.store import vault
+from edge.store import leaf_hashes, vault
 from edge.store.database import FRAME_BITS, index_frames, rows
 from edge.store.epochs import current, tile_directory
 from edge.store.firings import release
@@ -404,7 +404,7 @@ class Writer:
         return path, signed
 
     def _seal(self, batch: Batch) -> tuple[bytes, bytes, list[tuple[int, int, bytes]]]:
-        """(batch entry, padded leaf hashes, [(episode, class, sealed frame)])."""
+        """(batch entry, leaf hashes to store, [(episode, class, sealed frame)])."""
         count = Record(
             kind=Kind.COUNT,
             received_ms=batch.time_ms,
@@ -436,13 +436,13 @@ class Writer:
             salted += _SALT_ROOM
             salted += record
             ends.append(len(salted))
-        missing = (1 << (len(records) - 1).bit_length()) - len(records)
+        seed = leaf_hashes.new_seed(len(records))
         tree = core.batch_tree(
             salted,
             ends,
             b"".join(frame.salt_key for frame in frames.values()),
             key_of,
-            os.urandom(missing * tlog.HASH_SIZE),
+            leaf_hashes.padding(seed, len(records)),
         )
         body = ledger_batch.Batch(
             boot_id=self._boot_id,
@@ -452,7 +452,8 @@ class Writer:
             root=tree.root,
         ).encode()
         sealed = [self._seal_frame(batch, one) for one in frames.values()]
-        return body, tree.leaf_hashes, sealed
+        own = tree.leaf_hashes[: len(records) * tlog.HASH_SIZE]
+        return body, own + seed, sealed
 
     def _seal_frame(self, batch: Batch, frame: _Frame) -> tuple[int, int, bytes]:
         head = _PAIR + cbor.encode(frame.salt_key) + cbor.array_head(len(frame.records))

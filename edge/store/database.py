@@ -6,7 +6,7 @@ writer does them between commits. There is one writing connection, on its own th
 in the one process that holds the directory's lock; readers open the file read-only.
 
     meta         settings of the store: origin, wrapped gateway key, markers
-    batches      one row a commit with records; `leaves` = its padded leaf hashes
+    batches      one row a commit with records; `leaves` = store/leaf_hashes.py
     frames       sealed records; id = batch << 20 | place in the batch
     episodes     keys of frames, wrapped for their holder (patient 0 = the gateway)
     devices, sequences, patients, assignments
@@ -38,7 +38,7 @@ from edge.errors import BusyError, ConfigurationError, DurabilityError
 DATABASE_NAME = "gateway.db"
 LOCK_NAME = "gateway.lock"
 TILE_DIRECTORY = "ledger"
-STORE_VERSION = 2
+STORE_VERSION = 3
 APPLICATION_ID = 0x496F4D54  # "IoMT"
 FRAME_BITS = 20
 BUSY_TIMEOUT_MS = 5_000
@@ -140,6 +140,7 @@ CREATE TABLE erasures (
     started_ms INTEGER NOT NULL, completed_ms INTEGER) STRICT;
 DROP INDEX frames_episode;
 {_DELIVERIES}{_FRAME_INDEX}{_INDEX_FRAMES}""",
+    2: "",  # the batches from now on are padded by a seed
 }
 
 

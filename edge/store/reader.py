@@ -44,6 +44,7 @@ from edge.store.keys import (
     frame_associated,
     patient_associated,
 )
+from edge.store.leaf_hashes import padded
 from edge.store.log_reader import LogReader
 
 READING_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})-([0-9]{1,7})(?:\.([0-9]{1,4}))?")
@@ -350,7 +351,7 @@ class Reader:
                 (id_,),
             ):
                 name = f"{boot[:6].hex()}-{number}"
-                yield StoredBatch(id_, name, time_ms, body, leaves)
+                yield StoredBatch(id_, name, time_ms, body, padded(leaves))
 
     def has_batch(self, batch_id: int) -> bool:
         """Whether a batch is still there: a retention policy may have passed it."""
@@ -572,7 +573,7 @@ class Reader:
             (number,),
         ):
             if boot_id[:6].hex() == boot:
-                return batch_id, entry, body, leaves
+                return batch_id, entry, body, padded(leaves)
         raise NotFoundError(f"no batch {boot}-{number} in this store")
 
     def _disclosed(self, batch_id: int, leaf: int) -> tuple[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from cuts import all_cuts
 from workbench import (
     ORIGIN,
     Mailbox,
+    SignedDevice,
+    a_ward,
+    make_gateway,
     reader_of,
     readings_of,
 )
@@ -34,6 +38,7 @@ from edge.store.database import (
     STORE_VERSION,
     lock_directory,
 )
+from edge.store.leaf_hashes import padded
 from edge.store.migrate import migrate
 
 
@@ -62,6 +67,34 @@ async def test_a_store_of_version_1_goes_on_with_all_its_readings(
     assert after[:-1] == before
     assert_proven(settings, reader_of(settings), tmp_path / "proofs")
     assert migrate(settings.directory).copy is None  # nothing more to do
+
+
+async def test_a_store_of_version_2_goes_on_with_every_hash_that_it_kept(
+    tmp_path: Path,
+) -> None:
+    """It kept what pads a batch's leaves, where this program keeps a seed."""
+    settings = make_gateway(tmp_path)
+    async with a_ward(settings) as (core, mail):
+        device = SignedDevice("monitor")
+        for count in (4, 1, 2):  # with the count of them five leaves, two and three
+            sent = [mail.send("monitor", device.envelope()) for _ in range(count)]
+            await asyncio.gather(*sent)
+    before = names(reader_of(settings))
+    with apsw.Connection(str(settings.directory / DATABASE_NAME)) as connection:
+        seeded = 0
+        for id_, stored in list(connection.execute("SELECT id, leaves FROM batches")):
+            seeded += padded(stored) != stored
+            connection.execute(
+                "UPDATE batches SET leaves = ? WHERE id = ?", (padded(stored), id_)
+            )
+        assert seeded > 1
+        connection.pragma("user_version", 2)
+    assert migrate(settings.directory).version == 2
+    async with open_core(settings) as core:
+        core.intake.open_views()
+        await core.administration.add_device("another", "unsigned")
+    assert names(reader_of(settings)) == before
+    assert_proven(settings, reader_of(settings), tmp_path / "proofs")
 
 
 async def test_a_migration_that_is_cut_off_leaves_version_1_as_it_was(
