@@ -429,7 +429,7 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
 
 static void verify_alone(const struct iomt_ed25519_item *items, size_t index, uint8_t *answers)
 {
-    answers[index] = (uint8_t)iomt_ed25519_verify_item(&iomt_curve_adx, &items[index]);
+    answers[index] = (uint8_t)iomt_ifma_verify_one(&items[index]);
 }
 
 static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers)
@@ -480,6 +480,7 @@ const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .curve = &iomt_curve_adx,
     .fewest = 2,
     .is_difference = iomt_ifma_is_difference,
+    .verify_one = iomt_ifma_verify_one,
     .verify = verify_in_lanes,
 };
 

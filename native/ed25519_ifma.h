@@ -17,6 +17,9 @@ int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x
                             const struct iomt_scalar *s, const struct iomt_scalar *k,
                             const struct iomt_ed25519_check *check);
 
+/* The backend's verify_one (ed25519_ifma_one.c). */
+int iomt_ifma_verify_one(const struct iomt_ed25519_item *item);
+
 #define IOMT_BASE_ROW 128
 
 /* [i][j] = [(j + 1) 2^(64 i)] B (ed25519_ifma_tables.c) */
