@@ -3,16 +3,41 @@
 #ifndef IOMT_ED25519_CURVE_VERIFY_H
 #define IOMT_ED25519_CURVE_VERIFY_H
 
-#include "ed25519_digits.h"
-
 /* ---- [s] B + [k] (-A) ---- */
 
-#define DIGITS IOMT_DIGITS
+#define DIGITS 256
 #define BASE_BITS 8     /* odd digits below 128: 64 multiples */
 #define KEY_BITS 5      /* odd digits below 16: 8 multiples, made for each call */
 #define PREPARED_BITS 4 /* odd digits below 8: 1, 3, 5 and 7 of the 8 multiples */
 #define PART_DIGITS 64
 #define KEY_MULTIPLES (1 << (KEY_BITS - 2))
+
+/* scalar = sum of digits[i] 2^i; each digit is 0 or odd and below 2^(bits - 1) in size, and
+ * at least bits - 1 zeros follow one that is not 0. */
+static void odd_digits(int8_t digits[DIGITS], const struct iomt_scalar *scalar, int bits)
+{
+    const unsigned whole = 1u << bits;
+    unsigned carry = 0;
+    int at = 0;
+
+    memset(digits, 0, DIGITS);
+    while (at < DIGITS) {
+        int word = at / 64, shift = at % 64;
+        uint64_t window = scalar->words[word] >> shift;
+        unsigned digit;
+
+        if (shift > 64 - bits && word < 3)
+            window |= scalar->words[word + 1] << (64 - shift);
+        digit = ((unsigned)window & (whole - 1)) + carry;
+        if ((digit & 1) == 0) {
+            at++;
+            continue;
+        }
+        carry = digit > whole / 2;
+        digits[at] = (int8_t)((int)digit - (int)(carry ? whole : 0));
+        at += bits;
+    }
+}
 
 /* What one step adds, so that T is computed only where the next sum reads it. */
 struct step {
@@ -72,8 +97,8 @@ static void encode_difference(uint8_t bytes[32], const struct iomt_scalar *s,
     int at = DIGITS - 1;
 
     key_multiples(table, x, y);
-    iomt_odd_digits(base_digits, s, BASE_BITS);
-    iomt_odd_digits(key_digits, k, KEY_BITS);
+    odd_digits(base_digits, s, BASE_BITS);
+    odd_digits(key_digits, k, KEY_BITS);
     while (at >= 0 && base_digits[at] == 0 && key_digits[at] == 0)
         at--;
     for (; at >= 0; at--) {
@@ -99,8 +124,8 @@ static void difference_prepared(struct point *sum, const struct iomt_scalar *s,
     int8_t base_digits[DIGITS], key_digits[DIGITS];
 
     *sum = neutral;
-    iomt_odd_digits(base_digits, s, BASE_BITS);
-    iomt_odd_digits(key_digits, k, PREPARED_BITS);
+    odd_digits(base_digits, s, BASE_BITS);
+    odd_digits(key_digits, k, PREPARED_BITS);
     for (int at = PART_DIGITS - 1; at >= 0; at--) {
         struct step step = {.key = NULL, .count = 0};
 

@@ -272,7 +272,7 @@ ALWAYS_INLINE struct four four_root_power(struct four a)
 
 /* A point is (Z, X, Y, T) in the four lanes, with x = X/Z, y = Y/Z, xy = T/Z, as a product
  * gives it; or (Z, X, Y, X), all that a doubling wants. An addend is (2 Z, Y - X, Y + X,
- * 2 d T), reduced. */
+ * 2 d T), reduced, or all four a multiple of it. */
 #define LANE_Z 1
 #define LANE_X 2
 #define LANE_Y 4
@@ -285,7 +285,9 @@ ALWAYS_INLINE struct four four_root_power(struct four a)
 #define FINISH(efgh, e, f, g, h, with_t)                                                \
     do {                                                                                \
         const __m256i left_ = _mm256_setr_epi64x(f, e, g, e);                           \
-        const __m256i right_ = _mm256_setr_epi64x(g, f, h, (with_t) ? (h) : (f));       \
+        const __m256i of_x_ = _mm256_setr_epi64x(g, f, h, f);                           \
+        const __m256i of_t_ = _mm256_setr_epi64x(g, f, h, h);                           \
+        const __m256i right_ = (with_t) ? of_t_ : of_x_;                                \
         struct four a_, b_;                                                             \
         EACH_LIMB a_.limb[i] = _mm256_permutexvar_epi64(left_, (efgh).limb[i]);         \
         EACH_LIMB b_.limb[i] = _mm256_permutexvar_epi64(right_, (efgh).limb[i]);        \
@@ -352,19 +354,44 @@ ALWAYS_INLINE void four_add(struct four_sum *p, const struct four *q, int with_t
     FINISH(efgh, 2, 0, 3, 1, with_t);
 }
 
-/* The addend of (Z, X, Y, T); `factors` are (2, 1, 1, 2 d). */
-ALWAYS_INLINE struct four four_addend(const struct four_sum *p, struct four factors)
+/* a times the small words, below 2^18, in the lanes of `factors`. */
+ALWAYS_INLINE struct four four_scaled(struct four a, __m256i factors)
 {
-    return four_times(four_crossed(p), factors);
+    __m256i high[LIMBS];
+    struct four_sum s;
+
+    EACH_LIMB {
+        s.limb[i] = high[i] = _mm256_setzero_si256();
+        FOUR_LOW(s.limb[i], a.limb[i], factors);
+        FOUR_HIGH(high[i], a.limb[i], factors); /* below 2^18 */
+    }
+    s.limb[0] = _mm256_add_epi64(s.limb[0], _mm256_mullo_epi64(high[LIMBS - 1], four_same(38)));
+    UNROLLED for (int i = 1; i < LIMBS; i++)
+        s.limb[i] = _mm256_add_epi64(s.limb[i], _mm256_add_epi64(high[i - 1], high[i - 1]));
+    return four_carry(s);
+}
+
+/* d = -121665 / 121666 */
+#define D_OVER UINT64_C(121665)
+#define D_UNDER UINT64_C(121666)
+
+/* The addend of (Z, X, Y, T), with all four coordinates D_UNDER times as large: this is the
+ * same point, and the factors are small. */
+ALWAYS_INLINE struct four four_addend(const struct four_sum *p)
+{
+    const __m256i factors = _mm256_setr_epi64x(2 * D_UNDER, D_UNDER, D_UNDER, 2 * D_OVER);
+
+    return four_scaled(four_negate_if(LANE_T, four_crossed(p)), factors);
 }
 
 /* The opposite of an addend, if `negative`: Y - X and Y + X exchanged, T negated. */
 ALWAYS_INLINE struct four four_opposite_if(int negative, struct four q)
 {
-    const __m256i from = _mm256_setr_epi64x(0, negative ? 2 : 1, negative ? 1 : 2, 3);
+    const __mmask8 all = (__mmask8)(0 - negative);
 
-    EACH_LIMB q.limb[i] = _mm256_permutexvar_epi64(from, q.limb[i]);
-    return four_negate_if(negative ? LANE_T : 0, q);
+    EACH_LIMB q.limb[i] =
+        _mm256_mask_permutex_epi64(q.limb[i], all, q.limb[i], LANES_OF(0, 2, 1, 3));
+    return four_negate_if(all & LANE_T, q);
 }
 
 /* Whether it is the neutral point: X = 0, Y = Z (and Z, which is never 0, is not). */

@@ -1,12 +1,13 @@
-/* Verification of one signature by itself with AVX-512 IFMA, for a key that was not prepared:
- * a point in the four lanes of a vector (ed25519_ifma_four.h).
+/* Verification of one signature by itself with AVX-512 IFMA: a point in the four lanes of a
+ * vector (ed25519_ifma_four.h).
  *
- *   1. decode the key A and, beside it in other lanes, R: a square root each. Rule 3 compares
+ *   1. Decode the key A and, beside it in other lanes, R: a square root each. Rule 3 compares
  *      R's bytes with an encoding, so bytes that encode no point, or not as RFC 8032 5.1.2
  *      encodes it, are those of no sum: the answer is no. Otherwise the bytes are equal
  *      exactly if the points are.
  *   2. [v S] B - [v k] A - [v] R with a short relation (ed25519_relation.h), in one chain of
- *      about 128 doublings; v S, with 253 bits, has tables of B and of [2^128] B.
+ *      about 128 doublings; v S, with 253 bits, has tables of B and of [2^128] B. Or, of a
+ *      prepared key, [S] B - [k] A - R with 64 doublings.
  *   3. Is it the neutral point? X = 0 and Y = Z: no inversion.
  *
  * Everything here is public. */
@@ -21,9 +22,10 @@
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512ifma")
 #endif
 
-#include "ed25519_digits.h"
 #include "ed25519_ifma_four.h"
 #include "ed25519_relation.h"
+
+#include <string.h>
 
 #define KEY 0 /* lanes while decoding, and tables */
 #define R 1
@@ -34,6 +36,8 @@
 #define BASE_BITS 8
 #define BASE_PART 2 /* of iomt_base_odd: [2^128] B */
 #define BASE_SPLIT 128
+#define KNOWN_BITS 4 /* of the multiples 1 to 8 the odd ones */
+#define KNOWN_SPLIT 64
 
 /* ---- Decoding ---- */
 
@@ -90,22 +94,10 @@ struct multiples {
     struct four odd[MULTIPLES]; /* [2 i + 1] P as addends */
 };
 
-ALWAYS_INLINE struct four addend_factors(void)
-{
-    const struct four d = four_constant(iomt_curve_d.words);
-    struct four factors = four_plus(d, d);
-
-    EACH_LIMB factors.limb[i] =
-        _mm256_mask_mov_epi64(factors.limb[i], LANE_X | LANE_Y, four_small(1, i));
-    EACH_LIMB factors.limb[i] =
-        _mm256_mask_mov_epi64(factors.limb[i], LANE_Z, four_small(2, i));
-    return factors;
-}
-
 /* Of both points at once: their chains do not wait for each other. */
-ALWAYS_INLINE void odd_multiples(struct multiples tables[DECODED], const struct four_sum points[DECODED])
+ALWAYS_INLINE void odd_multiples(struct multiples tables[DECODED],
+                                 const struct four_sum points[DECODED])
 {
-    const struct four factors = addend_factors();
     struct four_sum sums[DECODED];
     struct four twice[DECODED];
 
@@ -114,11 +106,11 @@ ALWAYS_INLINE void odd_multiples(struct multiples tables[DECODED], const struct 
         sums[n] = points[n];
         EACH_LIMB sums[n].limb[i] = MOVED(sums[n].limb[i], 0, 1, 2, 1);
         four_double(&sums[n], 1);
-        twice[n] = four_addend(&sums[n], factors);
+        twice[n] = four_addend(&sums[n]);
         sums[n] = points[n];
     }
     for (int i = 0; i < MULTIPLES; i++) {
-        BOTH tables[n].odd[i] = four_addend(&sums[n], factors);
+        BOTH tables[n].odd[i] = four_addend(&sums[n]);
         if (i + 1 < MULTIPLES)
             BOTH four_add(&sums[n], &twice[n], 1);
     }
@@ -154,91 +146,177 @@ ALWAYS_INLINE void opposites(struct four_sum points[DECODED], struct four x, str
 /* An affine point of a table, or its opposite, as an addend. */
 ALWAYS_INLINE struct four packed_addend(const struct iomt_packed_point *point, int negative)
 {
-    const uint64_t *plus = negative ? point->y_minus_x.words : point->y_plus_x.words;
-    const uint64_t *minus = negative ? point->y_plus_x.words : point->y_minus_x.words;
     struct four_words w;
 
     UNROLLED for (int i = 0; i < 4; i++)
-        w.word[i] = _mm256_setr_epi64x(i == 0 ? 2 : 0, (long long)minus[i], (long long)plus[i],
-                                       (long long)point->t2d.words[i]);
-    return four_negate_if(negative ? LANE_T : 0, four_unpack(w));
+        w.word[i] = _mm256_setr_epi64x(
+            i == 0 ? 2 : 0, (long long)point->y_minus_x.words[i],
+            (long long)point->y_plus_x.words[i], (long long)point->t2d.words[i]);
+    return four_opposite_if(negative, four_unpack(w));
 }
 
-static inline int absolute(int digit)
-{
-    return digit < 0 ? -digit : digit;
-}
+/* What is added after which doubling, ready to be added: so that the sum itself, in which
+ * every step waits for the one before, has next to no branch that depends on digits. Bit n
+ * of terms[i] says that term n, the digits of one point, has one for 2^i. */
+#define PLACES 256
+#define TERMS 8
+#define MOST_DIGITS 64 /* of a term: with 4 bits and more at least 4 places apart */
 
-struct digits {
-    int8_t points[DECODED][IOMT_DIGITS], base[IOMT_DIGITS];
+struct plan {
+    uint8_t terms[PLACES];
+    int counts[TERMS];
+    struct four addends[TERMS][MOST_DIGITS]; /* from the lowest place on */
 };
 
-static __attribute__((noinline)) int is_sum_neutral(const struct digits *digits,
-                                                    const struct multiples tables[DECODED])
+/* [2 i + 1] of a point, in one of two forms (the other is NULL), at every `step`-th place. */
+struct odd_table {
+    const struct four *addends;
+    const struct iomt_packed_point *packed;
+    int step;
+};
+
+/* Puts the digits of a scalar below 2^255 into the plan: odd, below 2^(bits - 1) in size, at
+ * least bits - 1 zeros after each. Those of every `split` places are a term of their own,
+ * from `term` on, with a table of its own. */
+ALWAYS_INLINE void plan_digits(struct plan *plan, int term, const struct odd_table *tables,
+                               const struct iomt_scalar *scalar, int bits, int split,
+                               int opposite)
 {
-    struct four_sum sum;
-    int at = IOMT_DIGITS - 1;
+    const uint64_t *w = scalar->words;
+    const uint64_t words[] = {w[0], w[1], w[2], w[3], 0, 0};
+    const int whole = 1 << bits;
+    uint64_t carry = 0; /* all ones if there is one */
 
-    while (at >= 0 && digits->points[KEY][at] == 0 && digits->points[R][at] == 0 &&
-           (at >= BASE_SPLIT || (digits->base[at] == 0 && digits->base[at + BASE_SPLIT] == 0)))
-        at--;
-    EACH_LIMB sum.limb[i] = _mm256_setr_epi64x(i == 0, 0, i == 0, 0);
-    for (; at >= 0; at--) {
-        const int of_base[2] = {at < BASE_SPLIT ? digits->base[at] : 0,
-                                at < BASE_SPLIT ? digits->base[at + BASE_SPLIT] : 0};
-        int count = (digits->points[KEY][at] != 0) + (digits->points[R][at] != 0) +
-                    (of_base[0] != 0) + (of_base[1] != 0);
+    for (int at = 0;;) {
+        const uint64_t *from = &words[at / 64];
+        uint64_t window = (uint64_t)((((iomt_uint128)from[1] << 64) | from[0]) >> at % 64);
+        int digit, negative, part, to;
 
-        four_double(&sum, count > 0);
-        for (int n = 0; n < DECODED; n++) {
-            const int digit = digits->points[n][at];
-
-            if (digit != 0) {
-                const struct four q =
-                    four_opposite_if(digit < 0, tables[n].odd[absolute(digit) / 2]);
-
-                four_add(&sum, &q, --count > 0);
-            }
-        }
-        for (int part = 0; part < 2; part++)
-            if (of_base[part] != 0) {
-                const struct four q = packed_addend(
-                    &iomt_base_odd[BASE_PART * part][absolute(of_base[part]) / 2],
-                    of_base[part] < 0);
-
-                four_add(&sum, &q, --count > 0);
-            }
+        /* A carry runs through ones, as none runs through zeros. */
+        at += __builtin_ctzll((window ^ carry) | UINT64_C(1) << 63);
+        if (at >= PLACES)
+            return;
+        from = &words[at / 64];
+        window = (uint64_t)((((iomt_uint128)from[1] << 64) | from[0]) >> at % 64);
+        if (((window ^ carry) & 1) == 0) /* no digit within 63 places */
+            continue;
+        digit = (int)((window & (uint64_t)(whole - 1)) + (carry & 1));
+        negative = digit > whole / 2;
+        carry = 0 - (uint64_t)negative;
+        digit = negative ? whole - digit : digit;
+        part = at / split;
+        to = plan->counts[term + part]++;
+        plan->terms[at % split] |= (uint8_t)(1u << (term + part));
+        digit = digit / 2 * tables[part].step;
+        plan->addends[term + part][to] =
+            tables->packed == NULL
+                ? four_opposite_if(negative ^ opposite, tables->addends[digit])
+                : packed_addend(&tables[part].packed[digit], negative ^ opposite);
+        at += bits;
     }
+}
+
+static void empty(struct plan *plan)
+{
+    memset(plan->terms, 0, sizeof plan->terms);
+    memset(plan->counts, 0, sizeof plan->counts);
+}
+
+/* Whether what is planned, and then `last` (if it is not NULL), sum up to the neutral point. */
+static __attribute__((noinline)) int is_sum_neutral(const struct plan *plan,
+                                                    const struct four *last)
+{
+    const struct four *next[TERMS];
+    struct four_sum sum;
+    int place = PLACES - 1;
+
+    for (int n = 0; n < TERMS; n++)
+        next[n] = plan->addends[n] + plan->counts[n];
+    while (place > 0 && plan->terms[place] == 0)
+        place--;
+    EACH_LIMB sum.limb[i] = _mm256_setr_epi64x(i == 0, 0, i == 0, 0);
+    for (; place >= 0; place--) {
+        unsigned terms = plan->terms[place];
+
+        if (terms == 0 && (place > 0 || last == NULL)) {
+            four_double(&sum, 0);
+            continue;
+        }
+        four_double(&sum, 1);
+        for (; terms != 0; terms &= terms - 1)
+            four_add(&sum, --next[__builtin_ctz(terms)], (terms & (terms - 1)) != 0 || place == 0);
+    }
+    if (last != NULL)
+        four_add(&sum, last, 0);
     return four_is_neutral(&sum);
+}
+
+/* ---- Verification ---- */
+
+/* [v s] B - [v k] A - [v] R */
+int iomt_ifma_is_difference_new(const uint8_t r[32], const uint8_t key[32],
+                                const struct iomt_scalar *s, const struct iomt_scalar *k)
+{
+    static const struct odd_table base[] = {{NULL, iomt_base_odd[0], 1},
+                                            {NULL, iomt_base_odd[BASE_PART], 1}};
+    static const struct iomt_scalar zero = {{0}};
+    struct iomt_relation relation;
+    struct iomt_scalar vs;
+    struct four x, y;
+    struct four_sum points[DECODED];
+    struct multiples multiples[DECODED];
+    const struct odd_table tables[DECODED] = {{multiples[KEY].odd, NULL, 1},
+                                              {multiples[R].odd, NULL, 1}};
+    struct plan plan;
+
+    if (!decode(&x, &y, key, r))
+        return 0;
+    opposites(points, x, y);
+    odd_multiples(multiples, points);
+    iomt_ed25519_relation(&relation, k);
+    iomt_scalar_muladd_secret(&vs, s, &relation.v, &zero);
+    empty(&plan);
+    plan_digits(&plan, KEY, &tables[KEY], &relation.u, POINT_BITS, PLACES, relation.negative);
+    plan_digits(&plan, R, &tables[R], &relation.v, POINT_BITS, PLACES, 0);
+    plan_digits(&plan, DECODED, base, &vs, BASE_BITS, BASE_SPLIT, 0);
+    return is_sum_neutral(&plan, NULL);
+}
+
+/* [s] B - [k] A - R with the multiples of a prepared key: 64 doublings. */
+int iomt_ifma_is_difference_known(const uint8_t r[32], const iomt_ed25519_prepared *prepared,
+                                  const struct iomt_scalar *s, const struct iomt_scalar *k)
+{
+    static const struct odd_table base[] = {{NULL, iomt_base_odd[0], 1},
+                                            {NULL, iomt_base_odd[1], 1},
+                                            {NULL, iomt_base_odd[2], 1},
+                                            {NULL, iomt_base_odd[3], 1}};
+    struct odd_table key[IOMT_PREPARED_PARTS];
+    struct four x, y, minus_r;
+    struct four_sum points[DECODED];
+    struct plan plan;
+
+    if (!prepared->is_point || !decode(&x, &y, r, r))
+        return 0;
+    opposites(points, x, y);
+    minus_r = four_addend(&points[R]);
+    for (int part = 0; part < IOMT_PREPARED_PARTS; part++)
+        key[part] = (struct odd_table){NULL, prepared->multiples[part], 2};
+    empty(&plan);
+    plan_digits(&plan, 0, key, k, KNOWN_BITS, KNOWN_SPLIT, 0);
+    plan_digits(&plan, IOMT_PREPARED_PARTS, base, s, BASE_BITS, KNOWN_SPLIT, 0);
+    return is_sum_neutral(&plan, &minus_r);
 }
 
 int iomt_ifma_verify_one(const struct iomt_ed25519_item *item)
 {
-    static const struct iomt_scalar zero = {{0}};
-    struct iomt_relation relation;
     struct iomt_scalar s, k;
-    struct four x, y;
-    struct four_sum points[DECODED];
-    struct multiples tables[DECODED];
-    struct digits digits;
 
-    if (item->prepared != NULL)
-        return iomt_ed25519_verify_item(&iomt_curve_adx, item);
-    if (!iomt_scalar_decode(&s, item->signature + 32) ||
-        !decode(&x, &y, item->key, item->signature))
+    if (!iomt_scalar_decode(&s, item->signature + 32))
         return 0;
-    opposites(points, x, y);
-    odd_multiples(tables, points);
     iomt_ed25519_challenge(&k, item->signature, item->key, item->message, item->size);
-    iomt_ed25519_relation(&relation, &k);
-    iomt_scalar_muladd_secret(&s, &s, &relation.v, &zero);
-    iomt_odd_digits(digits.points[KEY], &relation.u, POINT_BITS);
-    iomt_odd_digits(digits.points[R], &relation.v, POINT_BITS);
-    iomt_odd_digits(digits.base, &s, BASE_BITS);
-    if (relation.negative)
-        for (int i = 0; i < IOMT_DIGITS; i++)
-            digits.points[KEY][i] = (int8_t)-digits.points[KEY][i];
-    return is_sum_neutral(&digits, tables);
+    if (item->prepared != NULL)
+        return iomt_ifma_is_difference_known(item->signature, item->prepared, &s, &k);
+    return iomt_ifma_is_difference_new(item->signature, item->key, &s, &k);
 }
 
 #endif
