@@ -34,6 +34,10 @@
 #define KEY_TOP 250 /* where the highest digit of k stands: k < 2^253, and see digits_of */
 #define PART_BITS 64
 
+/* Fewer are faster one by one (ed25519_ifma_one.c), by measurement. */
+#define FEWEST_PLAIN 5
+#define FEWEST_PREPARED 4
+
 #define MOST_GROUPS (IOMT_ED25519_GROUP / LANES + 1) /* prepared and others do not share one */
 
 struct group {
@@ -429,7 +433,7 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
 
 static void verify_alone(const struct iomt_ed25519_item *items, size_t index, uint8_t *answers)
 {
-    answers[index] = (uint8_t)iomt_ed25519_verify_item(&iomt_curve_adx, &items[index]);
+    answers[index] = (uint8_t)iomt_ifma_verify_one(&items[index]);
 }
 
 static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers)
@@ -448,11 +452,13 @@ static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count,
         else if (items[i].prepared->is_point)
             prepared[prepared_count++] = i;
     }
-    /* One left over is faster in scalar code than alone in a group. */
-    if (plain_count % LANES == 1)
-        verify_alone(items, plain[--plain_count], answers);
-    if (prepared_count % LANES == 1)
-        verify_alone(items, prepared[--prepared_count], answers);
+    /* A group costs the same however few are in it. */
+    if (plain_count % LANES < FEWEST_PLAIN)
+        for (; plain_count % LANES != 0; plain_count--)
+            verify_alone(items, plain[plain_count - 1], answers);
+    if (prepared_count % LANES < FEWEST_PREPARED)
+        for (; prepared_count % LANES != 0; prepared_count--)
+            verify_alone(items, prepared[prepared_count - 1], answers);
     for (size_t i = 0; i < plain_count; i += 2 * LANES) {
         struct group *pair = &groups[group_count++];
 
@@ -478,8 +484,9 @@ const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX,
     .lanes = LANES,
     .curve = &iomt_curve_adx,
-    .fewest = 2,
+    .fewest = FEWEST_PREPARED,
     .is_difference = iomt_ifma_is_difference,
+    .verify_one = iomt_ifma_verify_one,
     .verify = verify_in_lanes,
 };
 
