@@ -246,6 +246,8 @@ static const iomt_ed25519_backend *const table[] = {
 #if defined(__x86_64__)
     &iomt_ed25519_backend_ifma,
     &adx,
+#elif defined(IOMT_ARM64)
+    &iomt_ed25519_backend_neon,
 #endif
     &portable,
 };

@@ -6,7 +6,9 @@
  *   ed25519_curve*      points, decoding, multiples, compiled for each of these fields
  *   ed25519_tables.c    multiples of the base point, written by make_ed25519_tables.py
  *   ed25519.c           keys, signing, verifying; the table of backends
- *   ed25519_ifma.c      verification in eight lanes of AVX-512 IFMA
+ *   ed25519_lanes.h     verification in lanes, several signatures side by side
+ *   ed25519_ifma.c      eight lanes of AVX-512 IFMA
+ *   ed25519_neon.c      two lanes of NEON
  *
  * One rule of validity, in every backend, for one signature and for many: the answer that
  * OpenSSL gives.
@@ -202,6 +204,11 @@ extern const struct iomt_packed_point iomt_base_comb[IOMT_COMB_PLACES][IOMT_COMB
 /* [i][j] = [(2 j + 1) 2^(64 i)] B */
 extern const struct iomt_packed_point iomt_base_odd[IOMT_BASE_PARTS][IOMT_BASE_MULTIPLES];
 
+#define IOMT_BASE_ROW 128
+
+/* [i][j] = [(j + 1) 2^(64 i)] B, for lanes (ed25519_lane_tables.c) */
+extern const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW];
+
 /* ---- Verification ---- */
 
 /* One of the signatures of a call. */
@@ -241,6 +248,8 @@ struct iomt_ed25519_backend {
 
 #if defined(__x86_64__)
 extern const iomt_ed25519_backend iomt_ed25519_backend_ifma; /* ed25519_ifma.c */
+#elif defined(IOMT_ARM64)
+extern const iomt_ed25519_backend iomt_ed25519_backend_neon; /* ed25519_neon.c */
 #endif
 
 #endif

@@ -17,9 +17,4 @@ int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x
                             const struct iomt_scalar *s, const struct iomt_scalar *k,
                             const struct iomt_ed25519_check *check);
 
-#define IOMT_BASE_ROW 128
-
-/* [i][j] = [(j + 1) 2^(64 i)] B (ed25519_ifma_tables.c) */
-extern const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW];
-
 #endif
