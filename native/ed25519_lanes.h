@@ -5,6 +5,7 @@
  *   FEWEST         with fewer left over than these, scalar code is faster than idle lanes
  *   SCALAR_CURVE   that scalar code
  *   struct number  numbers modulo p, one for each lane; small(), times(), inverse()
+ *   struct xyz     three of them
  *
  * and says after it how a group is multiplied, compared and hashed: the functions that are
  * declared here and not defined.
@@ -28,15 +29,15 @@ struct group {
     size_t index[LANES]; /* among the items of the call */
     const struct iomt_ed25519_item *items[LANES];
     struct iomt_scalar s[LANES], k[LANES];
-    unsigned is_point;      /* bit l: the key in lane l is one */
-    struct number x, y, z;  /* [s]B - [k]A = (x/z, y/z) */
+    unsigned is_point; /* bit l: the key in lane l is one */
+    struct xyz point;  /* [s]B - [k]A = (x/z, y/z) */
 };
 
 /* iomt_ed25519_challenge of the first `count` items; the others are not defined. */
 static void challenges(struct iomt_scalar k[LANES],
                        const struct iomt_ed25519_item *const items[LANES], size_t count);
 
-/* Fill in is_point and x, y, z: of one group or two; of one whose keys are all prepared. */
+/* Fill in is_point and point: of one group or two; of one whose keys are all prepared. */
 static void multiply_pair(struct group *groups, int count);
 static void multiply_prepared(struct group *group);
 
@@ -51,16 +52,16 @@ static void compare(const struct group *groups, size_t count, uint8_t *answers)
 
     for (size_t g = 0; g < count; g++) {
         before[g] = rest;
-        rest = times(rest, groups[g].z);
+        rest = times(rest, groups[g].point.z);
     }
     rest = inverse(rest);
     for (size_t g = count; g-- > 0;) {
         const struct group *group = &groups[g];
         const struct number over_z = times(rest, before[g]);
-        const struct number x = times(group->x, over_z), y = times(group->y, over_z);
+        const struct number x = times(group->point.x, over_z), y = times(group->point.y, over_z);
         const unsigned good = group->is_point & lanes_with_r(group, &x, &y);
 
-        rest = times(rest, group->z);
+        rest = times(rest, group->point.z);
         for (size_t lane = 0; lane < group->count; lane++)
             answers[group->index[lane]] = good >> lane & 1;
     }

@@ -282,13 +282,6 @@ static void multiples_of_key(struct key_table *table, const struct affine *a)
     }
 }
 
-static void set_point(struct group *group, const struct point *p)
-{
-    group->x = p->x;
-    group->y = p->y;
-    group->z = p->z;
-}
-
 static void multiply_group(struct group *group, const struct affine *a)
 {
     struct digits s[LANES], k[LANES];
@@ -314,7 +307,7 @@ static void multiply_group(struct group *group, const struct affine *a)
             add_point(&p, &multiple, 1, 0);
         }
     }
-    set_point(group, &p);
+    group->point = (struct xyz){p.x, p.y, p.z};
 }
 
 /* One group, or two, whose keys are decoded together: a chain of squarings leaves the
@@ -356,7 +349,7 @@ static void multiply_prepared(struct group *group)
             add_point(&p, &multiple, 1, part < IOMT_PREPARED_PARTS - 1);
         }
     }
-    set_point(group, &p);
+    group->point = (struct xyz){p.x, p.y, p.z};
 }
 
 /* ---- Groups ---- */

@@ -19,6 +19,10 @@ struct addend {
     struct number plus, minus, t2d, z2;
 };
 
+struct xyz {
+    struct number x, y, z;
+};
+
 ALWAYS_INLINE void neutral_point(struct point *out)
 {
     out->x = out->t = small(0);
