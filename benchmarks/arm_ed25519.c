@@ -18,6 +18,7 @@
 #endif
 
 #define MESSAGE_SIZE 128
+#define MOST 8 /* signatures at once */
 
 static uint8_t message[MESSAGE_SIZE];
 static uint8_t seed[IOMT_ED25519_SEED_SIZE];
@@ -26,6 +27,13 @@ static uint8_t signature[IOMT_ED25519_SIGNATURE_SIZE];
 static const iomt_ed25519_backend *backend; /* NULL: OpenSSL */
 static iomt_ed25519_signer *signer;
 static iomt_ed25519_prepared *prepared;
+
+/* Of other keys, for verifying many. */
+static uint8_t keys[MOST * IOMT_ED25519_KEY_SIZE];
+static uint8_t signatures[MOST * IOMT_ED25519_SIGNATURE_SIZE];
+static uint8_t messages[MOST * MESSAGE_SIZE];
+static uint64_t ends[MOST];
+static iomt_ed25519_prepared *all_prepared[MOST];
 
 #if defined(WITH_OPENSSL)
 static EVP_PKEY *private_key, *public_key;
@@ -88,6 +96,39 @@ static int verify_known(void)
     return verify_with(prepared);
 }
 
+/* The first `count` of them with one call, each with a key of its own. */
+static int verify_many(size_t count, const iomt_ed25519_prepared *const *kept)
+{
+    uint8_t answers[MOST];
+    int good = backend != NULL && iomt_ed25519_verify_many(
+        backend, keys, kept, messages, count * MESSAGE_SIZE, ends, count, signatures,
+        answers) == count;
+
+    for (size_t i = 0; i < count; i++)
+        good = good && answers[i] == 1;
+    return good;
+}
+
+static int four(void)
+{
+    return verify_many(4, NULL);
+}
+
+static int four_known(void)
+{
+    return verify_many(4, (const iomt_ed25519_prepared *const *)all_prepared);
+}
+
+static int eight(void)
+{
+    return verify_many(8, NULL);
+}
+
+static int eight_known(void)
+{
+    return verify_many(8, (const iomt_ed25519_prepared *const *)all_prepared);
+}
+
 static int prepare(void)
 {
     return backend != NULL && iomt_ed25519_prepare(backend, prepared, key);
@@ -101,7 +142,32 @@ static const struct {
     {"verify", verify},
     {"verify-known", verify_known},
     {"prepare", prepare},
+    {"verify-4", four},
+    {"verify-4-known", four_known},
+    {"verify-8", eight},
+    {"verify-8-known", eight_known},
 };
+
+static int make_many(void)
+{
+    for (size_t i = 0; i < MOST; i++) {
+        uint8_t *own_key = keys + i * IOMT_ED25519_KEY_SIZE;
+
+        seed[0] = (uint8_t)(i + 1);
+        iomt_ed25519_start_signer(backend, signer, seed);
+        iomt_ed25519_signer_key(signer, own_key);
+        for (size_t j = 0; j < MESSAGE_SIZE; j++)
+            messages[i * MESSAGE_SIZE + j] = (uint8_t)(i * 13 + j);
+        ends[i] = (i + 1) * MESSAGE_SIZE;
+        all_prepared[i] = malloc(iomt_ed25519_prepared_size());
+        if (all_prepared[i] == NULL ||
+            !iomt_ed25519_sign(backend, signer, messages + i * MESSAGE_SIZE, MESSAGE_SIZE,
+                               signatures + i * IOMT_ED25519_SIGNATURE_SIZE) ||
+            !iomt_ed25519_prepare(backend, all_prepared[i], own_key))
+            return 0;
+    }
+    return 1;
+}
 
 static int find(const char *name)
 {
@@ -127,6 +193,8 @@ static int find(const char *name)
     signer = malloc(iomt_ed25519_signer_size());
     prepared = malloc(iomt_ed25519_prepared_size());
     if (signer == NULL || prepared == NULL)
+        return 0;
+    if (!make_many())
         return 0;
     iomt_ed25519_start_signer(backend, signer, seed);
     iomt_ed25519_signer_key(signer, key);

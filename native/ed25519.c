@@ -176,13 +176,6 @@ int iomt_ed25519_verify_item(const struct iomt_curve *curve,
     return memcmp(encoded, item->signature, sizeof encoded) == 0;
 }
 
-static int verify_one(const iomt_ed25519_backend *backend, const struct iomt_ed25519_item *item)
-{
-    if (backend->verify_one != NULL)
-        return backend->verify_one(item);
-    return iomt_ed25519_verify_item(backend->curve, item);
-}
-
 size_t iomt_ed25519_prepared_size(void)
 {
     return sizeof(iomt_ed25519_prepared);
@@ -210,8 +203,10 @@ int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
 {
     const struct iomt_ed25519_item item = {public_key, signature, message, size,
                                            same_key(prepared, public_key)};
+    uint8_t answer;
 
-    return verify_one(backend, &item);
+    backend->verify(&item, 1, &answer);
+    return answer;
 }
 
 /* ---- Verifying many ---- */
@@ -227,7 +222,6 @@ static const iomt_ed25519_backend portable = {
     .name = "portable",
     .lanes = 1,
     .curve = &iomt_curve51,
-    .fewest = 1,
     .verify = verify_portable,
 };
 
@@ -243,7 +237,6 @@ static const iomt_ed25519_backend adx = {
     .needs = IOMT_CPU_ADX,
     .lanes = 1,
     .curve = &iomt_curve_adx,
-    .fewest = 1,
     .verify = verify_adx,
 };
 #endif
@@ -253,6 +246,8 @@ static const iomt_ed25519_backend *const table[] = {
 #if defined(__x86_64__)
     &iomt_ed25519_backend_ifma,
     &adx,
+#elif defined(IOMT_ARM64)
+    &iomt_ed25519_backend_neon,
 #endif
     &portable,
 };
@@ -300,11 +295,7 @@ size_t iomt_ed25519_verify_many(const iomt_ed25519_backend *backend, const uint8
             };
             start = end;
         }
-        if (taken >= backend->fewest)
-            backend->verify(items, taken, answers + first);
-        else
-            for (size_t i = 0; i < taken; i++)
-                answers[first + i] = (uint8_t)verify_one(backend, &items[i]);
+        backend->verify(items, taken, answers + first);
     }
     return count;
 }

@@ -6,9 +6,11 @@
  *   ed25519_curve*      points, decoding, multiples, compiled for each of these fields
  *   ed25519_tables.c    multiples of the base point, written by make_ed25519_tables.py
  *   ed25519.c           keys, signing, verifying; the table of backends
- *   ed25519_ifma.c      verification in eight lanes of AVX-512 IFMA
- *   ed25519_ifma_one.c  verification of one signature in four of them
+ *   ed25519_lanes.h     verification in lanes, several signatures side by side
+ *   ed25519_ifma.c      eight lanes of AVX-512 IFMA
+ *   ed25519_ifma_one.c  one signature in four of them
  *   ed25519_relation.c  short scalars in place of a long one, for that
+ *   ed25519_neon.c      two lanes of NEON
  *
  * One rule of validity, in every backend, for one signature and for many: the answer that
  * OpenSSL gives.
@@ -204,6 +206,11 @@ extern const struct iomt_packed_point iomt_base_comb[IOMT_COMB_PLACES][IOMT_COMB
 /* [i][j] = [(2 j + 1) 2^(64 i)] B */
 extern const struct iomt_packed_point iomt_base_odd[IOMT_BASE_PARTS][IOMT_BASE_MULTIPLES];
 
+#define IOMT_BASE_ROW 128
+
+/* [i][j] = [(j + 1) 2^(64 i)] B, for lanes (ed25519_lane_tables.c) */
+extern const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW];
+
 /* ---- Verification ---- */
 
 /* One of the signatures of a call. */
@@ -228,24 +235,23 @@ struct iomt_ed25519_backend {
     uint32_t needs; /* IOMT_CPU_ bits, as in backend.h */
     uint32_t lanes;
 
-    /* The scalar code: for signing, for keys, and to verify where there is no verify_one. */
+    /* The scalar code: for signing and for keys. */
     const struct iomt_curve *curve;
-    uint32_t fewest; /* from how many on `verify` is faster than one by one */
 
     /* is_difference_prepared by a check that is ready; NULL: there is no faster way. */
     int (*is_difference)(const uint8_t bytes[32], const struct iomt_packed *x,
                          const struct iomt_scalar *s, const struct iomt_scalar *k,
                          const struct iomt_ed25519_check *check);
 
-    /* The rule for one item, by more than the scalar code; NULL: there is no faster way. */
-    int (*verify_one)(const struct iomt_ed25519_item *item);
-
-    /* answers[i] = 1 or 0 by the rule, for 1 <= count <= IOMT_ED25519_GROUP. */
+    /* answers[i] = 1 or 0 by the rule, for 1 <= count <= IOMT_ED25519_GROUP; few may go
+     * another way than many. */
     void (*verify)(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers);
 };
 
 #if defined(__x86_64__)
 extern const iomt_ed25519_backend iomt_ed25519_backend_ifma; /* ed25519_ifma.c */
+#elif defined(IOMT_ARM64)
+extern const iomt_ed25519_backend iomt_ed25519_backend_neon; /* ed25519_neon.c */
 #endif
 
 #endif

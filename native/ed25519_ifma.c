@@ -5,14 +5,7 @@
  *   2. [s]B + [k](-A) in one chain of doublings, with signed digits of fixed width: of k in
  *      radix 32 from a table of 0 .. 16 times -A, of s in radix 256 from a table of B that
  *      all lanes share;
- *   3. 1/Z, one inversion for all groups of a call; encode; compare with R.
- *
- * Lanes do not mix: every vector instruction works within lanes, the tables of A belong to
- * lanes, and the inversion multiplies Zs of the same lane only. A lane whose key is no point
- * computes with the neutral point instead, so that its Z is not 0. All take the same steps,
- * whether the signature is good or bad.
- *
- * Everything here is public. */
+ *   3. with all groups of a call: 1/Z; encode; compare with R (ed25519_lanes.h). */
 #include "ed25519_ifma.h"
 
 #if defined(__x86_64__)
@@ -28,26 +21,15 @@
 
 #include <string.h>
 
+#define FEWEST_PLAIN 5
+#define FEWEST_PREPARED 4
+#include "ed25519_lanes.h"
+
 #define KEY_BITS 5
 #define KEY_MULTIPLES 17 /* 0 .. 16 */
 #define BASE_BITS 8
 #define KEY_TOP 250 /* where the highest digit of k stands: k < 2^253, and see digits_of */
 #define PART_BITS 64
-
-/* Fewer are faster one by one (ed25519_ifma_one.c), by measurement. */
-#define FEWEST_PLAIN 5
-#define FEWEST_PREPARED 4
-
-#define MOST_GROUPS (IOMT_ED25519_GROUP / LANES + 1) /* prepared and others do not share one */
-
-struct group {
-    size_t count;         /* lanes in use; the others repeat lane 0 */
-    size_t index[LANES];  /* among the items of the call */
-    const struct iomt_ed25519_item *items[LANES];
-    struct words s, k;
-    __mmask8 is_point;
-    struct xyz point; /* [s]B - [k]A */
-};
 
 /* ---- Between memory and lanes ---- */
 
@@ -67,6 +49,16 @@ static struct words strings(const uint8_t *const bytes[LANES])
     for (int lane = 0; lane < LANES; lane++)
         UNROLLED for (int i = 0; i < 4; i++)
             words[i][lane] = iomt_load_le64(bytes[lane] + 8 * i);
+    return load_words(words);
+}
+
+static struct words scalars(const struct iomt_scalar numbers[LANES])
+{
+    uint64_t words[4][LANES];
+
+    for (int lane = 0; lane < LANES; lane++)
+        UNROLLED for (int i = 0; i < 4; i++)
+            words[i][lane] = numbers[lane].words[i];
     return load_words(words);
 }
 
@@ -273,8 +265,8 @@ ALWAYS_INLINE void decode_keys(struct group *groups, struct affine *out, int cou
         odd[n] ^= _mm512_test_epi64_mask(bits.word[0], same(1));
         out[n].x = negate_if((__mmask8)~odd[n], x);
         groups[n].is_point = right | turned;
-        out[n].x = choose(groups[n].is_point, small(0), out[n].x);
-        out[n].y = choose(groups[n].is_point, small(1), out[n].y);
+        out[n].x = choose(right | turned, small(0), out[n].x);
+        out[n].y = choose(right | turned, small(1), out[n].y);
     }
 }
 
@@ -304,7 +296,8 @@ static void multiples_of_key(struct addend table[KEY_MULTIPLES], const struct af
 static __attribute__((noinline)) void multiply_group(struct group *group, const struct affine *a)
 {
     struct addend table[KEY_MULTIPLES];
-    const struct words k = with_halves(group->k, halves32), s = with_halves(group->s, halves256);
+    const struct words k = with_halves(scalars(group->k), halves32);
+    const struct words s = with_halves(scalars(group->s), halves256);
     struct efgh p;
 
     multiples_of_key(table, a);
@@ -346,7 +339,8 @@ static void multiply_pair(struct group *groups, int count)
 /* With prepared keys only 64 doublings: each 64 bits of k and s have their own row. */
 static __attribute__((noinline)) void multiply_prepared(struct group *group)
 {
-    const struct words k = with_halves(group->k, halves16), s = with_halves(group->s, halves256);
+    const struct words k = with_halves(scalars(group->k), halves16);
+    const struct words s = with_halves(scalars(group->s), halves256);
     const iomt_ed25519_prepared *first = group->items[0]->prepared;
     uintptr_t multiples[LANES];
     struct efgh p;
@@ -378,105 +372,33 @@ static __attribute__((noinline)) void multiply_prepared(struct group *group)
 
 /* ---- Groups ---- */
 
-/* 1/Z of every group with one inversion: `before` is the product of all Z before it. */
-static void compare(const struct group *groups, size_t count, uint8_t *answers)
+static unsigned lanes_with_r(const struct group *group, const struct number *x,
+                             const struct number *y)
 {
-    struct number before[MOST_GROUPS], rest = small(1);
+    const struct words packed_x = pack(*x);
+    struct words encoded = pack(*y), r;
+    const uint8_t *rs[LANES];
+    __mmask8 same_words = 0xff;
 
-    for (size_t g = 0; g < count; g++) {
-        before[g] = rest;
-        rest = times(rest, groups[g].point.z);
-    }
-    rest = inverse(rest);
-    for (size_t g = count; g-- > 0;) {
-        const struct group *group = &groups[g];
-        const struct number over_z = times(rest, before[g]);
-        struct words x = pack(times(group->point.x, over_z));
-        struct words y = pack(times(group->point.y, over_z)), r;
-        const uint8_t *rs[LANES];
-        __mmask8 good = group->is_point;
-
-        rest = times(rest, group->point.z);
-        for (int lane = 0; lane < LANES; lane++)
-            rs[lane] = group->items[lane]->signature;
-        r = strings(rs);
-        y.word[3] = _mm512_or_si512(y.word[3], _mm512_slli_epi64(x.word[0], 63));
-        UNROLLED for (int i = 0; i < 4; i++)
-            good &= _mm512_cmpeq_epi64_mask(y.word[i], r.word[i]);
-        for (size_t lane = 0; lane < group->count; lane++)
-            answers[group->index[lane]] = good >> lane & 1;
-    }
+    for (int lane = 0; lane < LANES; lane++)
+        rs[lane] = group->items[lane]->signature;
+    r = strings(rs);
+    encoded.word[3] =
+        _mm512_or_si512(encoded.word[3], _mm512_slli_epi64(packed_x.word[0], 63));
+    UNROLLED for (int i = 0; i < 4; i++)
+        same_words &= _mm512_cmpeq_epi64_mask(encoded.word[i], r.word[i]);
+    return same_words;
 }
 
-/* A group of the items at `indices`, at most 8; lanes without one repeat the first. */
-static void start_group(struct group *group, const struct iomt_ed25519_item *items,
-                        const struct iomt_scalar *s, const size_t *indices, size_t count)
+static int verify_alone(const struct iomt_ed25519_item *item)
 {
-    uint64_t s_words[4][LANES], k_words[4][LANES];
-    struct iomt_scalar k[LANES];
-
-    group->count = count < LANES ? count : LANES;
-    group->is_point = 0xff;
-    for (size_t lane = 0; lane < LANES; lane++) {
-        group->index[lane] = indices[lane < group->count ? lane : 0];
-        group->items[lane] = &items[group->index[lane]];
-    }
-    iomt_ifma_challenges(k, group->items, group->count);
-    for (size_t lane = 0; lane < LANES; lane++)
-        for (int i = 0; i < 4; i++) {
-            s_words[i][lane] = s[group->index[lane]].words[i];
-            k_words[i][lane] = k[lane < group->count ? lane : 0].words[i];
-        }
-    group->s = load_words(s_words);
-    group->k = load_words(k_words);
+    return iomt_ifma_verify_one(item);
 }
 
-static void verify_alone(const struct iomt_ed25519_item *items, size_t index, uint8_t *answers)
+static void challenges(struct iomt_scalar k[LANES],
+                       const struct iomt_ed25519_item *const items[LANES], size_t count)
 {
-    answers[index] = (uint8_t)iomt_ifma_verify_one(&items[index]);
-}
-
-static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers)
-{
-    struct iomt_scalar s[IOMT_ED25519_GROUP];
-    size_t plain[IOMT_ED25519_GROUP], prepared[IOMT_ED25519_GROUP];
-    size_t plain_count = 0, prepared_count = 0, group_count = 0;
-    struct group groups[MOST_GROUPS];
-
-    for (size_t i = 0; i < count; i++) {
-        answers[i] = 0;
-        if (!iomt_scalar_decode(&s[i], items[i].signature + 32))
-            continue;
-        if (items[i].prepared == NULL)
-            plain[plain_count++] = i;
-        else if (items[i].prepared->is_point)
-            prepared[prepared_count++] = i;
-    }
-    /* A group costs the same however few are in it. */
-    if (plain_count % LANES < FEWEST_PLAIN)
-        for (; plain_count % LANES != 0; plain_count--)
-            verify_alone(items, plain[plain_count - 1], answers);
-    if (prepared_count % LANES < FEWEST_PREPARED)
-        for (; prepared_count % LANES != 0; prepared_count--)
-            verify_alone(items, prepared[prepared_count - 1], answers);
-    for (size_t i = 0; i < plain_count; i += 2 * LANES) {
-        struct group *pair = &groups[group_count++];
-
-        start_group(&pair[0], items, s, plain + i, plain_count - i);
-        if (plain_count - i > LANES) {
-            start_group(&pair[1], items, s, plain + i + LANES, plain_count - i - LANES);
-            group_count++;
-        }
-        multiply_pair(pair, plain_count - i > LANES ? 2 : 1);
-    }
-    for (size_t i = 0; i < prepared_count; i += LANES) {
-        struct group *group = &groups[group_count++];
-
-        start_group(group, items, s, prepared + i, prepared_count - i);
-        multiply_prepared(group);
-    }
-    if (group_count > 0)
-        compare(groups, group_count, answers);
+    iomt_ifma_challenges(k, items, count);
 }
 
 const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
@@ -484,9 +406,7 @@ const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX,
     .lanes = LANES,
     .curve = &iomt_curve_adx,
-    .fewest = FEWEST_PREPARED,
     .is_difference = iomt_ifma_is_difference,
-    .verify_one = iomt_ifma_verify_one,
     .verify = verify_in_lanes,
 };
 

@@ -17,17 +17,12 @@ int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x
                             const struct iomt_scalar *s, const struct iomt_scalar *k,
                             const struct iomt_ed25519_check *check);
 
-/* The backend's verify_one, and what it is made of: whether the encoding of [s] B - [k] A is
+/* Verification of one item, and what it is made of: whether the encoding of [s] B - [k] A is
  * `r`, byte for byte; no, if the key is no point (ed25519_ifma_one.c). */
 int iomt_ifma_verify_one(const struct iomt_ed25519_item *item);
 int iomt_ifma_is_difference_new(const uint8_t r[32], const uint8_t key[32],
                                 const struct iomt_scalar *s, const struct iomt_scalar *k);
 int iomt_ifma_is_difference_known(const uint8_t r[32], const iomt_ed25519_prepared *prepared,
                                   const struct iomt_scalar *s, const struct iomt_scalar *k);
-
-#define IOMT_BASE_ROW 128
-
-/* [i][j] = [(j + 1) 2^(64 i)] B (ed25519_ifma_tables.c) */
-extern const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW];
 
 #endif

@@ -2,10 +2,11 @@
  *
  *   test_ed25519 vectors FILE...   files of tests/vectors/ed25519: every backend of this CPU,
  *                                  one and many, prepared or not, must give their answers
+ *   test_ed25519 once FILE...      the same, but each answer once for each backend: for many
  *   test_ed25519 commands          reads commands, answers each in a line of hexadecimal or
  *                                  "?": a test written in Python compares with its integers
  *
- * The last line of the first says how many checks passed and failed. What goes to many
+ * The last line of the first two says how many checks passed and failed. What goes to many
  * verifications ends at a page that nobody may touch. */
 #define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS */
 
@@ -480,15 +481,39 @@ static void test_vectors(const iomt_ed25519_backend *backend, const struct vecto
     free(prepared);
 }
 
+/* In batches of several sizes, of prepared keys, of others, and of both. */
+static void test_once(const iomt_ed25519_backend *backend, const struct vector *vectors,
+                      size_t count)
+{
+    static const size_t sizes[] = {64, 1, 65, 2, 7, 500, 3};
+    iomt_ed25519_prepared **prepared = room(count * sizeof *prepared);
+    size_t taken, batch = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        prepared[i] = room(iomt_ed25519_prepared_size());
+        iomt_ed25519_prepare(backend, prepared[i], vectors[i].key.bytes);
+    }
+    for (size_t at = 0; at < count; at += taken, batch++) {
+        taken = sizes[batch % (sizeof sizes / sizeof sizes[0])];
+        taken = taken < count - at ? taken : count - at;
+        test_together(backend, vectors, count, at, taken, (int)(batch % 3), prepared);
+    }
+    for (size_t i = 0; i < count; i++)
+        free(prepared[i]);
+    free(prepared);
+}
+
 int main(int count, char **words)
 {
     static struct vector vectors[MOST_ITEMS];
     const iomt_ed25519_backend *backend;
+    int once;
 
     if (count == 2 && strcmp(words[1], "commands") == 0)
         return run_commands();
-    if (count < 3 || strcmp(words[1], "vectors") != 0) {
-        fprintf(stderr, "usage: test_ed25519 vectors FILE... | commands\n");
+    once = count > 1 && strcmp(words[1], "once") == 0;
+    if (count < 3 || (!once && strcmp(words[1], "vectors") != 0)) {
+        fprintf(stderr, "usage: test_ed25519 vectors FILE... | once FILE... | commands\n");
         return 2;
     }
     for (int file = 2; file < count; file++) {
@@ -501,7 +526,10 @@ int main(int count, char **words)
             }
             printf("%s: %zu vectors of %s\n", iomt_ed25519_backend_name(backend), found,
                    words[file]);
-            test_vectors(backend, vectors, found);
+            if (once)
+                test_once(backend, vectors, found);
+            else
+                test_vectors(backend, vectors, found);
         }
         for (size_t i = 0; i < found; i++)
             release((struct argument[]){vectors[i].seed, vectors[i].key, vectors[i].message,

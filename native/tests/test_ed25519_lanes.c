@@ -5,10 +5,7 @@
  * memory, limb by limb and in it lane by lane, so that a test can stand on the bounds of
  * limbs and give every lane its own number. */
 #include "ed25519_ifma.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "lane_lines.h"
 
 #if defined(__x86_64__)
 
@@ -20,25 +17,6 @@
 #endif
 
 #include "ed25519_ifma_group.h"
-
-#define MOST_ARGUMENTS 24
-#define MOST_LINE (1 << 17)
-
-struct argument {
-    uint8_t *bytes; /* of exactly this size, so that a sanitizer sees a read beyond it */
-    size_t size;
-};
-
-struct reply {
-    uint8_t bytes[2048];
-    size_t size;
-};
-
-static void put(struct reply *reply, const void *bytes, size_t size)
-{
-    memcpy(reply->bytes + reply->size, bytes, size);
-    reply->size += size;
-}
 
 static struct number number_of(const struct argument *argument)
 {
@@ -187,70 +165,16 @@ static int answer(const char *name, const struct argument *arguments, size_t cou
     return 0;
 }
 
-/* ---- Lines ---- */
-
-static struct argument parse(const char *text)
-{
-    const size_t size = strcmp(text, "-") == 0 ? 0 : strlen(text) / 2;
-    struct argument argument = {malloc(size == 0 ? 1 : size), size};
-
-    if (argument.bytes == NULL)
-        exit(2);
-    for (size_t i = 0; i < size; i++) {
-        unsigned byte;
-
-        if (sscanf(text + 2 * i, "%2x", &byte) != 1)
-            exit(2);
-        argument.bytes[i] = (uint8_t)byte;
-    }
-    return argument;
-}
-
-static void answer_line(char *line)
-{
-    struct argument arguments[MOST_ARGUMENTS];
-    struct reply reply = {.size = 0};
-    const char *name = strtok(line, " \n");
-    size_t count = 0;
-    int known;
-
-    for (char *word = strtok(NULL, " \n"); word != NULL; word = strtok(NULL, " \n")) {
-        if (count == MOST_ARGUMENTS)
-            exit(2);
-        arguments[count++] = parse(word);
-    }
-    known = name != NULL && answer(name, arguments, count, &reply);
-    for (size_t i = 0; i < count; i++)
-        free(arguments[i].bytes);
-    if (!known)
-        exit(2);
-    for (size_t i = 0; i < reply.size; i++)
-        printf("%02x", reply.bytes[i]);
-    printf("\n");
-}
-
 int main(void)
 {
-    const int usable = iomt_ed25519_backend_usable(&iomt_ed25519_backend_ifma);
-    static char line[MOST_LINE];
-
-    while (fgets(line, sizeof line, stdin) != NULL) {
-        if (usable)
-            answer_line(line);
-        else
-            printf("?\n");
-    }
-    return 0;
+    return answer_lines(answer, iomt_ed25519_backend_usable(&iomt_ed25519_backend_ifma));
 }
 
 #else
 
 int main(void)
 {
-    for (int c = getchar(); c != EOF; c = getchar())
-        if (c == '\n')
-            printf("?\n");
-    return 0;
+    return answer_lines(NULL, 0);
 }
 
 #endif

@@ -52,18 +52,24 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(native_build: Path) -> Path:
     """A directory with the C tests, their objects and the library that hides bits."""
-    build = tmp_path_factory.mktemp("build")
     done = subprocess.run(
-        ["make", "-j2", "-C", str(PROJECT / "native"), "aarch64", f"BUILD={build}"],
+        [
+            "make",
+            "-j2",
+            "-C",
+            str(PROJECT / "native"),
+            "aarch64",
+            f"BUILD={native_build}",
+        ],
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return build / "aarch64"
+    return native_build / "aarch64"
 
 
 def run_tests(built: Path, cpu: str, hidden: bool) -> Run:

@@ -300,7 +300,7 @@ def test_odd_encodings_of_keys_give_the_points_that_openssl_sees(
 
 
 @pytest.mark.parametrize(
-    "script", ["make_ed25519_tables.py", "make_ed25519_ifma_tables.py"]
+    "script", ["make_ed25519_tables.py", "make_ed25519_lane_tables.py"]
 )
 def test_tables_are_what_their_script_computes(script: str) -> None:
     """One wrong bit in a table is one wrong signature in thousands."""

@@ -1,8 +1,8 @@
-/* Multiples of the Ed25519 base point for eight lanes. Written by
- * make_ed25519_ifma_tables.py; do not edit: a test compares. */
-#include "ed25519_ifma.h"
+/* Multiples of the Ed25519 base point for lanes. Written by
+ * make_ed25519_lane_tables.py; do not edit: a test compares. */
+#include "ed25519.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(IOMT_ARM64)
 
 const struct iomt_packed_point iomt_base_rows[IOMT_BASE_PARTS][IOMT_BASE_ROW] = {
     {

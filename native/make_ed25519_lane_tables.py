@@ -1,7 +1,7 @@
-"""Writes native/ed25519_ifma_tables.c: the base point's multiples for eight lanes.
+"""Writes native/ed25519_lane_tables.c: the base point's multiples for lanes.
 
-    python native/make_ed25519_ifma_tables.py            writes the file
-    python native/make_ed25519_ifma_tables.py --check    status 1 if the file differs
+    python native/make_ed25519_lane_tables.py            writes the file
+    python native/make_ed25519_lane_tables.py --check    status 1 if the file differs
 
 Lanes take digits of fixed width, so they want every multiple, where the scalar code
 wants the odd ones. The arithmetic is that of make_ed25519_tables.py.
@@ -17,13 +17,13 @@ from make_ed25519_tables import base_point, doubled, multiples, table
 PARTS = 4  # [(j + 1) 2^(64 i)] B for j below 128: signed digits of 8 bits
 MULTIPLES = 128
 
-TARGET = Path(__file__).resolve().parent / "ed25519_ifma_tables.c"
+TARGET = Path(__file__).resolve().parent / "ed25519_lane_tables.c"
 HEAD = """\
-/* Multiples of the Ed25519 base point for eight lanes. Written by
- * make_ed25519_ifma_tables.py; do not edit: a test compares. */
-#include "ed25519_ifma.h"
+/* Multiples of the Ed25519 base point for lanes. Written by
+ * make_ed25519_lane_tables.py; do not edit: a test compares. */
+#include "ed25519.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(IOMT_ARM64)
 """
 
 
