@@ -475,7 +475,7 @@ static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count,
 
 const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .name = "avx512-ifma",
-    .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX,
+    .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX | IOMT_CPU_AVX2,
     .lanes = LANES,
     .curve = &iomt_curve_adx,
     .fewest = 2,
