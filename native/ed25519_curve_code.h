@@ -271,24 +271,35 @@ static inline uint64_t equal_mask(uint64_t a, uint64_t b)
     return hidden(0 - (((a ^ b) - 1) >> 63));
 }
 
-/* Or-s the point [size] of the row to `found`, which is nothing but zeros before: the whole
- * row is read, and 1 <= size <= IOMT_COMB_MULTIPLES or nothing is found. */
-#ifndef FIND_IN_ROW_SECRET
+/* Rows of the table are read in vectors, of two words unless this field's file says that it
+ * may use larger ones. */
+#ifndef ROW_VECTOR_SIZE
+#define ROW_VECTOR_SIZE 16
+#endif
+#define ROW_VECTORS (sizeof(struct iomt_comb_point) / ROW_VECTOR_SIZE)
+
+typedef uint64_t row_vector
+    __attribute__((vector_size(ROW_VECTOR_SIZE), aligned(8), may_alias));
+
+/* The multiple [size] of a row, all of which is read; all zeros if size is 0. */
 static inline void find_in_row_secret(struct iomt_comb_point *found,
                                       const struct iomt_comb_point row[IOMT_COMB_MULTIPLES],
                                       uint64_t size)
 {
-    for (uint64_t j = 0; j < IOMT_COMB_MULTIPLES; j++) {
-        const uint64_t mask = equal_mask(size, j + 1);
+    const row_vector zero = {0}, wanted = zero + size;
+    row_vector sum[ROW_VECTORS] = {{0}}, at = zero;
 
-        for (int w = 0; w < 4; w++) {
-            found->half_sum.words[w] |= row[j].half_sum.words[w] & mask;
-            found->half_difference.words[w] |= row[j].half_difference.words[w] & mask;
-            found->dxy.words[w] |= row[j].dxy.words[w] & mask;
-        }
+    for (int j = 0; j < IOMT_COMB_MULTIPLES; j++) {
+        const row_vector *point = (const row_vector *)(const void *)&row[j];
+        row_vector mask;
+
+        at += 1;
+        mask = (row_vector)(at == wanted);
+        for (size_t v = 0; v < ROW_VECTORS; v++)
+            sum[v] |= point[v] & mask;
     }
+    memcpy(found, sum, sizeof *found);
 }
-#endif
 
 /* (y + x) / 2, (y - x) / 2 and d x y of an affine point; tight. */
 struct chosen {
@@ -303,7 +314,7 @@ static inline void choose_secret(struct chosen *out,
     const uint64_t negative = hidden(0 - ((uint64_t)(int64_t)digit >> 63));
     const uint64_t size = ((uint64_t)(int64_t)digit ^ negative) - negative;
     const uint64_t none = equal_mask(size, 0);
-    struct iomt_comb_point found = {.half_sum = {{0}}};
+    struct iomt_comb_point found;
     struct iomt_field zero = {{0}}, opposite;
 
     find_in_row_secret(&found, row, size);

@@ -34,7 +34,7 @@ DIVISION = re.compile(r"^\s+[0-9a-f]+:\s+(?:v?div|idiv|udiv|sdiv)\w*", re.MULTIL
 
 # (file, what stands there, the leak that takes its place, what is to be compiled again)
 CURVE, SCALAR = "ed25519_curve_code.h", "ed25519_scalar.c"
-INVERSE, VECTORS = "ed25519_inverse.c", "ed25519_curve_adx.c"
+INVERSE = "ed25519_inverse.c"
 LEAKS = {
     "a branch on a digit of the nonce": (
         CURVE,
@@ -44,15 +44,15 @@ LEAKS = {
     ),
     "a table row read at a secret place": (
         CURVE,
-        "    for (uint64_t j = 0; j < IOMT_COMB_MULTIPLES; j++) {\n",
-        "    for (uint64_t j = size - (size > 0), e = j + 1; j < e; j++) {\n",
+        "    for (int j = 0; j < IOMT_COMB_MULTIPLES; j++) {\n",
+        "    for (int j = (int)size - (size > 0), e = j + 1; j < e; j++) {\n",
         "ed25519_curve51.c",
     ),
-    "the same in vectors": (
-        VECTORS,
+    "a table row read only up to a secret place": (
+        CURVE,
         "    for (int j = 0; j < IOMT_COMB_MULTIPLES; j++) {\n",
         "    for (int j = 0; j < (int)size; j++) {\n",
-        VECTORS,
+        "ed25519_curve_adx.c",
     ),
     "division steps that stop early": (
         INVERSE,
@@ -169,7 +169,7 @@ def test_a_leak_is_seen(leak: str, tmp_path: Path, honest: Path) -> None:
     target = tmp_path / "build"
     target.mkdir()
     program = build(source, target, changed, honest)
-    scalar = "adx" if changed == VECTORS else "portable"
+    scalar = "adx" if "adx" in changed else "portable"
     if scalar not in core.signature_backends():
         pytest.skip("this CPU has no ADX")
     done = under_valgrind(program, scalar)
