@@ -234,7 +234,7 @@ static void verify_adx(const struct iomt_ed25519_item *items, size_t count, uint
 
 static const iomt_ed25519_backend adx = {
     .name = "adx",
-    .needs = IOMT_CPU_ADX,
+    .needs = IOMT_CPU_ADX | IOMT_CPU_AVX2,
     .lanes = 1,
     .curve = &iomt_curve_adx,
     .verify = verify_adx,

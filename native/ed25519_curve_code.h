@@ -38,19 +38,18 @@ static void square_times(struct iomt_field *out, const struct iomt_field *a, int
     *out = t;
 }
 
-/* a^(2^250 - 1), the common start of both powers, and a^11. Each `ones` is a^(2^n - 1);
- * n doubles (or nearly) by squaring n times and multiplying by itself. */
-static void power_of_ones(struct iomt_field *ones250, struct iomt_field *a11,
-                          const struct iomt_field *a)
+/* a^((p - 5) / 8), from which a square root is made. Each `ones` is a^(2^n - 1); n doubles
+ * (or nearly) by squaring n times and multiplying by itself. */
+static void root_power(struct iomt_field *out, const struct iomt_field *a)
 {
-    struct iomt_field a2, a9, t, ones5, ones10, ones20, ones50, ones100;
+    struct iomt_field base = *a, t, ones2, ones5, ones10, ones20, ones50, ones100;
 
-    iomt_field_square(&a2, a);
-    square_times(&t, &a2, 2);
-    iomt_field_mul(&a9, &t, a);
-    iomt_field_mul(a11, &a9, &a2);
-    iomt_field_square(&t, a11);
-    iomt_field_mul(&ones5, &t, &a9); /* 22 + 9 = 31 */
+    iomt_field_square(&t, &base);
+    iomt_field_mul(&ones2, &t, &base);
+    iomt_field_square(&t, &ones2);
+    iomt_field_mul(&t, &t, &base);
+    square_times(&t, &t, 2);
+    iomt_field_mul(&ones5, &t, &ones2);
     square_times(&t, &ones5, 5);
     iomt_field_mul(&ones10, &t, &ones5);
     square_times(&t, &ones10, 10);
@@ -64,27 +63,20 @@ static void power_of_ones(struct iomt_field *ones250, struct iomt_field *a11,
     square_times(&t, &ones100, 100);
     iomt_field_mul(&t, &t, &ones100);
     square_times(&t, &t, 50);
-    iomt_field_mul(ones250, &t, &ones50);
-}
-
-/* a^(p - 2), the inverse; of 0 it is 0. */
-static void invert(struct iomt_field *out, const struct iomt_field *a)
-{
-    struct iomt_field t, a11;
-
-    power_of_ones(&t, &a11, a);
-    square_times(&t, &t, 5);
-    iomt_field_mul(out, &t, &a11); /* (2^250 - 1) 2^5 + 11 = 2^255 - 21 = p - 2 */
-}
-
-/* a^((p - 5) / 8), from which a square root is made. */
-static void root_power(struct iomt_field *out, const struct iomt_field *a)
-{
-    struct iomt_field t, a11, base = *a;
-
-    power_of_ones(&t, &a11, a);
+    iomt_field_mul(&t, &t, &ones50); /* 2^250 - 1 */
     square_times(&t, &t, 2);
     iomt_field_mul(out, &t, &base); /* (2^250 - 1) 2^2 + 1 = 2^252 - 3 = (p - 5) / 8 */
+}
+
+/* The inverse; of 0 it is 0. */
+static void invert(struct iomt_field *out, const struct iomt_field *a)
+{
+    struct iomt_packed packed;
+
+    iomt_field_pack(&packed, a);
+    iomt_invert_secret(&packed, &packed);
+    iomt_field_unpack(out, &packed);
+    iomt_wipe(&packed, sizeof packed);
 }
 
 static int is_zero(const struct iomt_field *a)
@@ -279,78 +271,107 @@ static inline uint64_t equal_mask(uint64_t a, uint64_t b)
     return hidden(0 - (((a ^ b) - 1) >> 63));
 }
 
-/* The row's multiple [digit], -8 <= digit <= 8, by reading the whole row. */
-static void choose_secret(struct iomt_field *plus, struct iomt_field *minus,
-                          struct iomt_field *t2d,
-                          const struct iomt_packed_point row[IOMT_COMB_MULTIPLES], int8_t digit)
+/* Rows of the table are read in vectors, of two words unless this field's file says that it
+ * may use larger ones. */
+#ifndef ROW_VECTOR_SIZE
+#define ROW_VECTOR_SIZE 16
+#endif
+#define ROW_VECTORS (sizeof(struct iomt_comb_point) / ROW_VECTOR_SIZE)
+
+typedef uint64_t row_vector
+    __attribute__((vector_size(ROW_VECTOR_SIZE), aligned(8), may_alias));
+
+/* The multiple [size] of a row, all of which is read; all zeros if size is 0. */
+static inline void find_in_row_secret(struct iomt_comb_point *found,
+                                      const struct iomt_comb_point row[IOMT_COMB_MULTIPLES],
+                                      uint64_t size)
+{
+    const row_vector zero = {0}, wanted = zero + size;
+    row_vector sum[ROW_VECTORS] = {{0}}, at = zero;
+
+    for (int j = 0; j < IOMT_COMB_MULTIPLES; j++) {
+        const row_vector *point = (const row_vector *)(const void *)&row[j];
+        row_vector mask;
+
+        at += 1;
+        mask = (row_vector)(at == wanted);
+        for (size_t v = 0; v < ROW_VECTORS; v++)
+            sum[v] |= point[v] & mask;
+    }
+    memcpy(found, sum, sizeof *found);
+}
+
+/* (y + x) / 2, (y - x) / 2 and d x y of an affine point; tight. */
+struct chosen {
+    struct iomt_field plus, minus, dxy;
+};
+
+/* The row's multiple [digit], -16 <= digit <= 16, by reading the whole row. */
+static inline void choose_secret(struct chosen *out,
+                                 const struct iomt_comb_point row[IOMT_COMB_MULTIPLES],
+                                 int8_t digit)
 {
     const uint64_t negative = hidden(0 - ((uint64_t)(int64_t)digit >> 63));
     const uint64_t size = ((uint64_t)(int64_t)digit ^ negative) - negative;
     const uint64_t none = equal_mask(size, 0);
-    struct iomt_packed_point found = {{{none & 1, 0, 0, 0}}, {{none & 1, 0, 0, 0}}, {{0}}};
+    struct iomt_comb_point found;
     struct iomt_field zero = {{0}}, opposite;
 
-    for (uint64_t j = 0; j < IOMT_COMB_MULTIPLES; j++) {
-        const uint64_t mask = equal_mask(size, j + 1);
-
-        for (int w = 0; w < 4; w++) {
-            found.y_plus_x.words[w] |= row[j].y_plus_x.words[w] & mask;
-            found.y_minus_x.words[w] |= row[j].y_minus_x.words[w] & mask;
-            found.t2d.words[w] |= row[j].t2d.words[w] & mask;
-        }
-    }
+    find_in_row_secret(&found, row, size);
     for (int w = 0; w < 4; w++) { /* the opposite has the first two exchanged */
-        uint64_t change =
-            (found.y_plus_x.words[w] ^ found.y_minus_x.words[w]) & negative;
+        uint64_t change = (found.half_sum.words[w] ^ found.half_difference.words[w]) & negative;
+        uint64_t neutral_word = iomt_half.words[w] & none;
 
-        found.y_plus_x.words[w] ^= change;
-        found.y_minus_x.words[w] ^= change;
+        found.half_sum.words[w] ^= change | neutral_word;
+        found.half_difference.words[w] ^= change | neutral_word;
     }
-    iomt_field_unpack(plus, &found.y_plus_x);
-    iomt_field_unpack(minus, &found.y_minus_x);
-    iomt_field_unpack(t2d, &found.t2d);
-    iomt_field_sub(&opposite, &zero, t2d);
+    iomt_field_unpack(&out->plus, &found.half_sum);
+    iomt_field_unpack(&out->minus, &found.half_difference);
+    iomt_field_unpack(&out->dxy, &found.dxy);
+    iomt_field_sub_tight(&opposite, &zero, &out->dxy);
     for (int i = 0; i < IOMT_LIMBS; i++)
-        t2d->limb[i] ^= (t2d->limb[i] ^ opposite.limb[i]) & negative;
-    iomt_wipe(&found, sizeof found);
+        out->dxy.limb[i] ^= (out->dxy.limb[i] ^ opposite.limb[i]) & negative;
 }
 
-static inline void add_chosen_secret(struct point *p, const struct iomt_packed_point *row,
-                                     int8_t digit, int with_t)
+/* As add_packed; with all of the point halved, E, F, G and H are half of what they were,
+ * which gives the same point, and D is Z. */
+static inline void add_chosen(struct point *p, const struct chosen *q, int with_t)
 {
-    struct iomt_field a, b, c, d, plus, minus, t2d;
+    struct iomt_field a, b, c, e, f, g, h;
 
-    choose_secret(&plus, &minus, &t2d, row, digit);
-    iomt_field_sub(&a, &p->y, &p->x);
-    iomt_field_add(&b, &p->y, &p->x);
-    iomt_field_mul(&a, &a, &minus);
-    iomt_field_mul(&b, &b, &plus);
-    iomt_field_mul(&c, &p->t, &t2d);
-    iomt_field_add(&d, &p->z, &p->z);
-    finish_sum(p, &a, &b, &c, &d, 0, with_t);
+    iomt_field_sub_tight(&a, &p->y, &p->x);
+    iomt_field_add_tight(&b, &p->y, &p->x);
+    iomt_field_mul(&a, &a, &q->minus);
+    iomt_field_mul(&b, &b, &q->plus);
+    iomt_field_mul(&c, &p->t, &q->dxy);
+    iomt_field_sub_tight(&e, &b, &a);
+    iomt_field_add_tight(&h, &b, &a);
+    iomt_field_sub_tight(&f, &p->z, &c);
+    iomt_field_add_tight(&g, &p->z, &c);
+    finish(p, &e, &f, &g, &h, with_t);
 }
 
-/* scalar = sum of digits[i] 16^i. The table has the even places; the odd ones are summed
- * first and multiplied by 16. */
+/* scalar = sum of digits[i] 32^i, and row i of the table has the multiples of [32^i] B: a sum
+ * of 51 points, without a doubling. A row is read while the point before it is added. */
 static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x,
                                         const struct iomt_scalar *scalar)
 {
     struct point sum = neutral;
-    int8_t digits[64];
+    struct chosen chosen, next;
+    int8_t digits[IOMT_COMB_PLACES];
 
-    iomt_scalar_radix16(scalar, digits);
-    for (int i = 0; i < IOMT_COMB_PLACES; i++)
-        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i + 1],
-                          i + 1 < IOMT_COMB_PLACES);
-    double_point(&sum, 0);
-    double_point(&sum, 0);
-    double_point(&sum, 0);
-    double_point(&sum, 1);
-    for (int i = 0; i < IOMT_COMB_PLACES; i++)
-        add_chosen_secret(&sum, iomt_base_comb[i], digits[2 * i],
-                          i + 1 < IOMT_COMB_PLACES);
+    iomt_scalar_radix32(scalar, digits);
+    choose_secret(&next, iomt_base_comb[0], digits[0]);
+    for (int i = 1; i < IOMT_COMB_PLACES; i++) {
+        chosen = next;
+        choose_secret(&next, iomt_base_comb[i], digits[i]);
+        add_chosen(&sum, &chosen, 1);
+    }
+    add_chosen(&sum, &next, 0);
     encode_secret(bytes, x, &sum);
     iomt_wipe(digits, sizeof digits);
+    iomt_wipe(&chosen, sizeof chosen);
+    iomt_wipe(&next, sizeof next);
     iomt_wipe(&sum, sizeof sum);
 }
 

@@ -46,6 +46,19 @@ static inline void iomt_field_sub(struct iomt_field *out, const struct iomt_fiel
         out->limb[i] = a->limb[i] + ((UINT64_C(1) << 53) - 4) - b->limb[i];
 }
 
+/* The same for tight numbers only; other fields are faster at that. */
+static inline void iomt_field_add_tight(struct iomt_field *out, const struct iomt_field *a,
+                                        const struct iomt_field *b)
+{
+    iomt_field_add(out, a, b);
+}
+
+static inline void iomt_field_sub_tight(struct iomt_field *out, const struct iomt_field *a,
+                                        const struct iomt_field *b)
+{
+    iomt_field_sub(out, a, b);
+}
+
 /* ---- Products ---- */
 
 /* Five columns become a tight number; what leaves at the top comes back times 19. */

@@ -1,8 +1,9 @@
 /* Numbers modulo p = 2^255 - 19 in four words of 64 bits, for x86-64 with BMI2 and ADX.
  *
  * The same functions as ed25519_field51.h; a file includes one of the two. Every 256-bit
- * number is allowed everywhere: it is computed modulo 2p = 2^256 - 38, so what is carried
- * out of the top comes back times 38. In assembler, because the two chains of carries
+ * number is allowed in products and in all functions but those named _tight: it is computed
+ * modulo 2p = 2^256 - 38, so what is carried out of the top comes back times 38. Products
+ * and what is unpacked are tight, below 2^255 + 2^11. In assembler, because the two chains of carries
  * (adcx, adox) that make this twice as fast as limbs of 51 bits cannot be said in C. It is
  * straight-line code, the same for all values.
  *
@@ -74,6 +75,48 @@ static inline void iomt_field_sub(struct iomt_field *out, const struct iomt_fiel
     *out = (struct iomt_field){{r0, r1, r2, r3}};
 }
 
+/* The sum of two tight numbers: if it is carried out of the top, less than 2^12 is left. */
+static inline void iomt_field_add_tight(struct iomt_field *out, const struct iomt_field *a,
+                                        const struct iomt_field *b)
+{
+    uint64_t r0 = a->limb[0], r1 = a->limb[1], r2 = a->limb[2], r3 = a->limb[3], t;
+
+    __asm__("addq %[b0], %[r0]\n\t"
+            "adcq %[b1], %[r1]\n\t"
+            "adcq %[b2], %[r2]\n\t"
+            "adcq %[b3], %[r3]\n\t"
+            "sbbq %[t], %[t]\n\t"
+            "andl $38, %k[t]\n\t"
+            "addq %[t], %[r0]\n\t"
+            : [r0] "+&r"(r0), [r1] "+&r"(r1), [r2] "+&r"(r2), [r3] "+&r"(r3), [t] "=&r"(t)
+            : IOMT_ADX_WORDS(b)
+            : "cc");
+    *out = (struct iomt_field){{r0, r1, r2, r3}};
+}
+
+/* The difference of two tight numbers: one below zero is at least 2^255 - 2^12 in words, so
+ * taking 38 away borrows no second time. */
+static inline void iomt_field_sub_tight(struct iomt_field *out, const struct iomt_field *a,
+                                        const struct iomt_field *b)
+{
+    uint64_t r0 = a->limb[0], r1 = a->limb[1], r2 = a->limb[2], r3 = a->limb[3], t;
+
+    __asm__("subq %[b0], %[r0]\n\t"
+            "sbbq %[b1], %[r1]\n\t"
+            "sbbq %[b2], %[r2]\n\t"
+            "sbbq %[b3], %[r3]\n\t"
+            "sbbq %[t], %[t]\n\t"
+            "andl $38, %k[t]\n\t"
+            "subq %[t], %[r0]\n\t"
+            "sbbq $0, %[r1]\n\t"
+            "sbbq $0, %[r2]\n\t"
+            "sbbq $0, %[r3]\n\t"
+            : [r0] "+&r"(r0), [r1] "+&r"(r1), [r2] "+&r"(r2), [r3] "+&r"(r3), [t] "=&r"(t)
+            : IOMT_ADX_WORDS(b)
+            : "cc");
+    *out = (struct iomt_field){{r0, r1, r2, r3}};
+}
+
 /* ---- Products ---- */
 
 /* One row of the product: r[i .. i + 4] += a_i b, with the top word new. Low halves go along
@@ -95,8 +138,9 @@ static inline void iomt_field_sub(struct iomt_field *out, const struct iomt_fiel
     "adoxq %[z], %[" r4 "]\n\t"                                       \
     "adcxq %[z], %[" r4 "]\n\t"
 
-/* r[0 .. 4) += 38 r[4 .. 8), then 38 times what that carries out (u, at most 39), then, if
- * even that carries, 38 once more: the number is then below 39 * 38. */
+/* r[0 .. 4) += 38 r[4 .. 8); what that carries out (u, at most 38) and the top bit are then
+ * taken away, and come back times 38 and 19: at most 19 * 77 is added to a number below
+ * 2^255. */
 #define IOMT_ADX_REDUCE                                               \
     "movl $38, %%edx\n\t"                                             \
     "xorl %k[z], %k[z]\n\t"                                           \
@@ -113,14 +157,15 @@ static inline void iomt_field_sub(struct iomt_field *out, const struct iomt_fiel
     "adcxq %[t], %[r3]\n\t"                                           \
     "adoxq %[z], %[u]\n\t"                                            \
     "adcxq %[z], %[u]\n\t"                                            \
-    "imulq %%rdx, %[u]\n\t"                                           \
+    "movq %[r3], %[t]\n\t"                                            \
+    "shrq $63, %[t]\n\t"                                              \
+    "btrq $63, %[r3]\n\t"                                             \
+    "leaq (%[t],%[u],2), %[u]\n\t"                                    \
+    "imulq $19, %[u], %[u]\n\t"                                       \
     "addq %[u], %[r0]\n\t"                                            \
     "adcq %[z], %[r1]\n\t"                                            \
     "adcq %[z], %[r2]\n\t"                                            \
-    "adcq %[z], %[r3]\n\t"                                            \
-    "sbbq %[t], %[t]\n\t"                                             \
-    "andq %%rdx, %[t]\n\t"                                            \
-    "addq %[t], %[r0]\n\t"
+    "adcq %[z], %[r3]\n\t"
 
 static inline void iomt_field_mul(struct iomt_field *out, const struct iomt_field *a,
                                   const struct iomt_field *b)

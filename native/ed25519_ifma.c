@@ -403,7 +403,7 @@ static void challenges(struct iomt_scalar k[LANES],
 
 const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .name = "avx512-ifma",
-    .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX,
+    .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX | IOMT_CPU_AVX2,
     .lanes = LANES,
     .curve = &iomt_curve_adx,
     .is_difference = iomt_ifma_is_difference,

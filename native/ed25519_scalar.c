@@ -118,6 +118,24 @@ void iomt_scalar_muladd_secret(struct iomt_scalar *out, const struct iomt_scalar
     iomt_wipe(number, sizeof number);
 }
 
+void iomt_scalar_radix32(const struct iomt_scalar *scalar, int8_t digits[51])
+{
+    int carry = 0;
+
+    for (int i = 0; i < 51; i++) {
+        const int word = 5 * i / 64, shift = 5 * i % 64;
+        uint64_t bits = scalar->words[word] >> shift;
+        int digit;
+
+        if (shift > 59 && word < 3)
+            bits |= scalar->words[word + 1] << (64 - shift);
+        digit = (int)(bits & 31) + carry;
+        carry = (digit + 16) >> 5; /* 1 from 16 on */
+        digits[i] = (int8_t)(digit - 32 * carry);
+    }
+    /* A scalar is below 2^253: the last digit is at most 8 and nothing is carried out. */
+}
+
 void iomt_scalar_radix16(const struct iomt_scalar *scalar, int8_t digits[64])
 {
     int carry = 0;

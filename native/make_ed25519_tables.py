@@ -17,8 +17,8 @@ P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P
 ROOT_OF_MINUS_ONE = pow(2, (P - 1) // 4, P)
 
-COMB_PLACES = 32  # [(j + 1) 256^i] B for j below 8: signed digits in radix 16
-COMB_MULTIPLES = 8
+COMB_PLACES = 51  # [(j + 1) 32^i] B for j below 16: signed digits in radix 32
+COMB_MULTIPLES = 16
 PARTS = 4  # [(2 j + 1) 2^(64 i)] B for j below 64: signed odd digits of 8 bits
 ODD_MULTIPLES = 64
 
@@ -70,12 +70,19 @@ def packed(number: int) -> str:
     return "{{" + ", ".join(f"0x{word:016x}" for word in words) + "}}"
 
 
-def table(name: str, sizes: str, rows: list[list[Point]]) -> str:
-    lines = [f"const struct iomt_packed_point {name}{sizes} = {{"]
+def table(
+    name: str,
+    sizes: str,
+    rows: list[list[Point]],
+    kind: str = "iomt_packed_point",
+    factor: int = 1,
+) -> str:
+    """The points as y + x, y - x and 2 d x y, each times the factor."""
+    lines = [f"const struct {kind} {name}{sizes} = {{"]
     for row in rows:
         lines.append("    {")
         for x, y in row:
-            numbers = ((y + x) % P, (y - x) % P, 2 * D * x * y % P)
+            numbers = (factor * n % P for n in (y + x, y - x, 2 * D * x * y))
             lines.append(
                 "        {" + ",\n         ".join(packed(n) for n in numbers) + "},"
             )
@@ -90,17 +97,21 @@ def constant(name: str, number: int) -> str:
 def text() -> str:
     """The whole file."""
     base = base_point()
-    comb = [doubled(base, 8 * place) for place in range(COMB_PLACES)]
+    half = pow(2, -1, P)
+    comb = [doubled(base, 5 * place) for place in range(COMB_PLACES)]
     parts = [doubled(base, 64 * part) for part in range(PARTS)]
     return "\n".join(
         [
             HEAD,
             constant("iomt_curve_d", D),
             constant("iomt_root_of_minus_one", ROOT_OF_MINUS_ONE),
+            constant("iomt_half", half),
             table(
                 "iomt_base_comb",
                 "[IOMT_COMB_PLACES][IOMT_COMB_MULTIPLES]",
                 [multiples(point, point, COMB_MULTIPLES) for point in comb],
+                "iomt_comb_point",
+                half,
             ),
             table(
                 "iomt_base_odd",

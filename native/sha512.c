@@ -78,7 +78,7 @@ static inline void one_round(uint64_t a, uint64_t b, uint64_t c, uint64_t *d, ui
                              uint64_t f, uint64_t g, uint64_t *h, uint64_t k_plus_w)
 {
     uint64_t choice = g ^ (e & (f ^ g));
-    uint64_t majority = (a & b) | (c & (a | b));
+    uint64_t majority = b ^ ((a ^ b) & (b ^ c)); /* b ^ c is the a ^ b of the round before */
     uint64_t t1 = *h + (right(e, 14) ^ right(e, 18) ^ right(e, 41)) + choice + k_plus_w;
 
     *d += t1;

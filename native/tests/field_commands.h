@@ -52,6 +52,10 @@ static size_t field_command(const char *name, const struct argument *arguments, 
         iomt_field_add(&out, &a, &b);
     else if (strcmp(name, "sub") == 0)
         iomt_field_sub(&out, &a, &b);
+    else if (strcmp(name, "add-tight") == 0)
+        iomt_field_add_tight(&out, &a, &b);
+    else if (strcmp(name, "sub-tight") == 0)
+        iomt_field_sub_tight(&out, &a, &b);
     else
         return 0;
     return reply_limbs(reply, &out);

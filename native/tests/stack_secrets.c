@@ -9,7 +9,7 @@
 #include <ucontext.h>
 
 #define STACK_SIZE (1u << 16)
-#define SECRET_WORDS 40
+#define SECRET_WORDS 52
 
 static struct {
     const iomt_ed25519_backend *backend;
@@ -55,6 +55,10 @@ static void secrets_of(const uint8_t *seed, const uint8_t *message, size_t size,
     memcpy(words + 24, digits, 64);
     iomt_scalar_radix16(&nonce, digits);
     memcpy(words + 32, digits, 64);
+    iomt_scalar_radix32(&key, digits); /* 51 digits are six words and a part */
+    memcpy(words + 40, digits, 48);
+    iomt_scalar_radix32(&nonce, digits);
+    memcpy(words + 46, digits, 48);
 }
 
 static void sign_on(uint8_t *stack)

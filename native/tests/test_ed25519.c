@@ -108,6 +108,10 @@ static size_t scalar_command(const char *name, const struct argument *arguments,
         iomt_scalar_radix16(&a, (int8_t *)reply);
         return 64;
     }
+    if (count == 1 && strcmp(name, "radix32") == 0 && scalar_of(&a, &arguments[0])) {
+        iomt_scalar_radix32(&a, (int8_t *)reply);
+        return IOMT_COMB_PLACES;
+    }
     if (count == 3 && strcmp(name, "muladd") == 0 && scalar_of(&a, &arguments[0]) &&
         scalar_of(&b, &arguments[1]) && scalar_of(&c, &arguments[2])) {
         iomt_scalar_muladd_secret(&a, &a, &b, &c);
@@ -115,6 +119,20 @@ static size_t scalar_command(const char *name, const struct argument *arguments,
         return 32;
     }
     return 0;
+}
+
+static size_t inverse_command(const struct argument *number, uint8_t *reply)
+{
+    struct iomt_packed a;
+
+    if (number->size != 32)
+        return 0;
+    for (int i = 0; i < 4; i++)
+        a.words[i] = iomt_load_le64(number->bytes + 8 * i);
+    iomt_invert_secret(&a, &a);
+    for (int i = 0; i < 4; i++)
+        iomt_store_le64(reply + 8 * i, a.words[i]);
+    return 32;
 }
 
 /* In two parts, the first of `at` bytes. */
@@ -236,12 +254,15 @@ static size_t answer(const char *where, const char *name, const struct argument 
         return field_adx_command(name, arguments, count, reply);
     if (strcmp(where, "scalar") == 0)
         return scalar_command(name, arguments, count, reply);
+    if (strcmp(where, "inverse") == 0 && count == 1)
+        return inverse_command(&arguments[0], reply);
     if (strcmp(where, "sha512") == 0 && count == 1)
         return hash_command(&arguments[0], (size_t)atoi(name), reply);
     if (strcmp(where, "curve51") == 0)
         return curve_command(&iomt_curve51, name, arguments, count, reply);
 #if defined(__x86_64__)
-    if (strcmp(where, "curve-adx") == 0 && (iomt_cpu_features() & IOMT_CPU_ADX) != 0)
+    if (strcmp(where, "curve-adx") == 0 &&
+        (~iomt_cpu_features() & (IOMT_CPU_ADX | IOMT_CPU_AVX2)) == 0)
         return curve_command(&iomt_curve_adx, name, arguments, count, reply);
 #endif
     return 0;

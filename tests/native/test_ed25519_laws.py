@@ -32,6 +32,7 @@ from ed25519_cases import (
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 TIGHT, SUM, LOOSE = 2**51 + 2**13 - 1, 2**52 + 2**14 - 1, 2**54 - 1
+TIGHT_VALUE = 2**255 + 2**11 - 1  # of the field in whole words
 FIELDS = {"field51": (5, 51), "field-adx": (4, 64)}
 CURVES = ("curve51", "curve-adx")
 
@@ -101,6 +102,10 @@ def numbers(field: str, bound: int, chance: random.Random) -> list[list[int]]:
     return found
 
 
+def is_tight(limbs: list[int], bits: int) -> bool:
+    return max(limbs) <= TIGHT if bits == 51 else value(limbs, bits) <= TIGHT_VALUE
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_products_are_right_for_all_limbs_up_to_the_bound(ask: Ask, field: str) -> None:
     """Loose times loose must neither overflow a column nor leave more than tight."""
@@ -111,12 +116,12 @@ def test_products_are_right_for_all_limbs_up_to_the_bound(ask: Ask, field: str) 
     for (a, b), reply in zip(pairs, replies, strict=True):
         out = limbs_of(reply)
         assert value(out, bits) % P == value(a, bits) * value(b, bits) % P
-        assert bits == 64 or max(out) <= TIGHT
+        assert is_tight(out, bits)
     replies = ask([f"{field} square {words(a)}" for a in found])
     for a, reply in zip(found, replies, strict=True):
         out = limbs_of(reply)
         assert value(out, bits) % P == value(a, bits) ** 2 % P
-        assert bits == 64 or max(out) <= TIGHT
+        assert is_tight(out, bits)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -134,6 +139,55 @@ def test_sums_keep_the_bounds_that_the_next_step_needs(
         out = limbs_of(reply)
         assert value(out, bits) % P == (value(a, bits) + sign * value(b, bits)) % P
         assert bits == 64 or max(out) <= left
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(("name", "sign"), [("add-tight", 1), ("sub-tight", -1)])
+def test_sums_of_tight_numbers_need_one_carry_less(
+    ask: Ask, field: str, name: str, sign: int
+) -> None:
+    """Right up to the bound, where a sum passes 2^256, and for all differences."""
+    count, bits = FIELDS[field]
+    chance = random.Random(name)
+    found = [limbs for limbs in numbers(field, TIGHT, chance) if is_tight(limbs, bits)]
+    edges = [TIGHT_VALUE - less for less in (0, 1, 37, 38, 39, 2**11, 2**12)]
+    edges += [
+        2**255 - 2**64,
+        2**64 - 1,
+        37,
+        38,
+        *(chance.getrandbits(255) for _ in range(30)),
+    ]
+    if bits == 64:
+        found += [
+            [edge >> 64 * at & 2**64 - 1 for at in range(count)] for edge in edges
+        ]
+    pairs = list(product(found, repeat=2))
+    replies = ask([f"{field} {name} {words(a)} {words(b)}" for a, b in pairs])
+    for (a, b), reply in zip(pairs, replies, strict=True):
+        out = limbs_of(reply)
+        assert value(out, bits) % P == (value(a, bits) + sign * value(b, bits)) % P
+        assert bits == 64 or max(out) <= LOOSE
+
+
+def test_inverses_are_those_of_fermat(ask: Ask) -> None:
+    """From every power of two, around p and zero, and random numbers of every size: an
+    error in one division step is an error in nearly all of them."""
+    chance = random.Random(255)
+    some = [0, 1, 2, 3, 19, 38, P - 1, P - 2, P - 19, (P + 1) // 2, (P - 1) // 2]
+    some += [2**at % P for at in range(256)] + [P - 2**at for at in range(255)]
+    some += [2**at - 1 for at in range(1, 255)] + [P >> at for at in range(1, 255)]
+    some += [
+        value([2**60 - 1] * at, 60) << 60 * by & 2**255 - 1
+        for at in (1, 2, 3)
+        for by in (0, 1, 2, 3)
+    ]
+    some += [chance.randrange(P) for _ in range(4000)]
+    some += [chance.getrandbits(chance.randrange(1, 255)) for _ in range(2000)]
+    some = [number % P for number in some]
+    replies = ask([f"inverse packed {hex32(number)}" for number in some])
+    for number, reply in zip(some, replies, strict=True):
+        assert int.from_bytes(reply, "little") == pow(number, P - 2, P)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -212,6 +266,18 @@ def test_digits_in_radix_16_are_small_and_sum_up(ask: Ask) -> None:
         assert sum(digit * 16**at for at, digit in enumerate(digits)) == number
 
 
+def test_digits_in_radix_32_are_small_and_sum_up(ask: Ask) -> None:
+    """A row of the table for signing has sixteen multiples."""
+    some = scalars(random.Random(7), 500) + [32**at * 16 % L for at in range(51)]
+    replies = ask([f"scalar radix32 {hex32(number)}" for number in some])
+    for number, reply in zip(some, replies, strict=True):
+        digits = [byte - 256 * (byte >> 7) for byte in reply]
+        assert len(digits) == 51
+        assert all(-16 <= digit <= 15 for digit in digits[:-1])
+        assert 0 <= digits[-1] <= 8
+        assert sum(digit * 32**at for at, digit in enumerate(digits)) == number
+
+
 def test_sha512_is_that_of_hashlib_for_every_size_and_division(ask: Ask) -> None:
     """At 111 and 112 bytes the length moves to a block of its own."""
     chance = random.Random(4)
@@ -244,7 +310,7 @@ def difference(s: int, k: int, point: Affine) -> bytes:
 def test_multiples_of_the_base_point_are_right(ask: Ask, curve: str) -> None:
     """One scalar for every digit of every row of the table, and random ones."""
     some = scalars(random.Random(5), 20)
-    some += [digit * 16**place % L for place in range(64) for digit in (1, 7, 8)]
+    some += [digit * 32**place % L for place in range(51) for digit in range(1, 17)]
     replies = ask([f"{curve} base {hex32(number)}" for number in some])
     for number, reply in zip(some, replies, strict=True):
         assert reply == base_multiple(number)
