@@ -200,6 +200,51 @@ def test_sums_of_points_have_no_exception(ask: Ask) -> None:
                 assert last * z % P == x * y % P
 
 
+def product_of(e: int, f: int, g: int, h: int, *, with_t: bool = True) -> Number:
+    return [one % P for one in (f * g, e * f, g * h, e * (h if with_t else f))]
+
+
+def doubled(z: int, x: int, y: int) -> tuple[int, int, int, int]:
+    """E, F, G, H"""
+    difference, total = x * x - y * y, x * x + y * y
+    return total - (x + y) ** 2, 2 * z * z + difference, difference, total
+
+
+def summed(p: Number, q: Number, sign: int) -> tuple[int, int, int, int]:
+    """The same; the second point's coordinates are 121666 times as large."""
+    (z1, x1, y1, t1), (z2, x2, y2, t2) = p, q
+    a = 121666 * (y1 - x1) * (y2 - sign * x2)
+    b = 121666 * (y1 + x1) * (y2 + sign * x2)
+    c, d = -2 * 121665 * t1 * t2 * sign, 2 * 121666 * z1 * z2
+    return b - a, d - c, d + c, b + a
+
+
+def test_no_limb_of_a_formula_overflows_or_falls_below_zero(ask: Ask) -> None:
+    """Coordinates of no point, with limbs as large as a product has them, and such as
+    make squares and their differences large."""
+    chance = random.Random(16)
+    tops = [0, 1, 2**50 - 1, 2**50, 2**51 - 1, 2**51, PRODUCT * UNIT - 1]
+
+    def four() -> list[Number]:
+        if chance.random() < 0.5:
+            return [[chance.choice(tops)] * LIMBS for _ in range(LANES)]
+        return [[chance.choice(tops) for _ in range(LIMBS)] for _ in range(LANES)]
+
+    cases = [(four(), four()) for _ in range(500)]
+    replies = ask([f"four-points {packed(p)} {packed(q)}" for p, q in cases])
+    for (p, q), reply in zip(cases, replies, strict=True):
+        out = [fours(reply[at : at + 128]) for at in range(0, len(reply), 128)]
+        found = [[value(lane, 64) for lane in point] for point in out]
+        one, other = [value(lane) for lane in p], [value(lane) for lane in q]
+        assert found == [
+            product_of(*doubled(*one[:3])),
+            product_of(*doubled(*one[:3]), with_t=False),
+            product_of(*summed(one, other, 1)),
+            product_of(*summed(one, other, -1)),
+            product_of(*summed(one, other, 1), with_t=False),
+        ]
+
+
 def test_only_the_neutral_point_is_neutral(ask: Ask) -> None:
     chance = random.Random(13)
     points, zs = some_points(14), (1, P - 1, chance.randrange(P))
