@@ -84,8 +84,6 @@ def ways() -> dict[str, dict[str, Way]]:
 
         return verify
 
-    # One in lanes verifies one signature as adx does, and checks its own in lanes.
-    scalar = [one for one in core.signature_backends() if one in {"adx", "portable"}]
     found: dict[str, dict[str, Way]] = {
         "sign": {PEER: sign_openssl, "PyNaCl": sign_sodium},
         "verify, new key": {PEER: verify_openssl, "PyNaCl": verify_sodium},
@@ -93,7 +91,6 @@ def ways() -> dict[str, dict[str, Way]]:
     }
     for name in core.signature_backends():
         found["sign"][name] = sign_with(name)
-    for name in scalar:
         found["verify, new key"][name] = verify_with(name, known=False)
         found["verify, known key"][name] = verify_with(name, known=True)
     return found

@@ -21,7 +21,8 @@
  *      of that parity, and is ignored where x = 0 (both parities give x = 0).
  *   3. The encoding of [S]B - [k]A equals the first half of the signature, byte for byte,
  *      with k = SHA-512(R || A || message) mod L over the bytes as they were given.
- * R itself is never decoded, there is no cofactor, and k is reduced modulo L before it
+ * So the bytes of R decide (a backend may decode them only if that answers the same: see
+ * ed25519_ifma_one.c), there is no cofactor, and k is reduced modulo L before it
  * multiplies (which matters where A has a part of small order).
  *
  * Names that end in _secret take secrets: no branch, address or division depends on them.

@@ -11,6 +11,7 @@
 #define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS */
 
 #include "commands.h"
+#include "ed25519_relation.h"
 #include "iomt_core.h"
 
 #include <stdio.h>
@@ -111,6 +112,15 @@ static size_t scalar_command(const char *name, const struct argument *arguments,
     if (count == 1 && strcmp(name, "radix32") == 0 && scalar_of(&a, &arguments[0])) {
         iomt_scalar_radix32(&a, (int8_t *)reply);
         return IOMT_COMB_PLACES;
+    }
+    if (count == 1 && strcmp(name, "relation") == 0 && scalar_of(&a, &arguments[0])) {
+        struct iomt_relation relation;
+
+        iomt_ed25519_relation(&relation, &a);
+        iomt_scalar_encode(&relation.u, reply);
+        iomt_scalar_encode(&relation.v, reply + 32);
+        reply[64] = (uint8_t)relation.negative;
+        return 65;
     }
     if (count == 3 && strcmp(name, "muladd") == 0 && scalar_of(&a, &arguments[0]) &&
         scalar_of(&b, &arguments[1]) && scalar_of(&c, &arguments[2])) {

@@ -10,12 +10,13 @@
 #if defined(__x86_64__)
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512ifma"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512ifma"))), \
                              apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512dq,avx512ifma")
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512ifma")
 #endif
 
+#include "ed25519_ifma_four.h"
 #include "ed25519_ifma_group.h"
 
 static struct number number_of(const struct argument *argument)
@@ -131,6 +132,130 @@ static int point_command(const struct argument *arguments, struct reply *reply)
     return 1;
 }
 
+/* ---- Four lanes ---- */
+
+static struct four four_of(const struct argument *argument)
+{
+    struct four a;
+
+    if (argument->size != sizeof a)
+        exit(2);
+    memcpy(&a, argument->bytes, sizeof a);
+    return a;
+}
+
+static struct four_sum four_sum_of(const struct argument *argument)
+{
+    struct four_sum s;
+
+    if (argument->size != sizeof s)
+        exit(2);
+    memcpy(&s, argument->bytes, sizeof s);
+    return s;
+}
+
+static void put_four(struct reply *reply, struct four a)
+{
+    put(reply, &a, sizeof a);
+}
+
+static void put_four_packed(struct reply *reply, struct four a)
+{
+    const struct four_words w = four_pack(a);
+
+    put(reply, &w, sizeof w);
+}
+
+/* four-points P Q, each (Z, X, Y, T): 2 P with T and with X in its place, P + Q, P - Q and
+ * P + Q with X in place of T. */
+static void four_points(const struct argument *arguments, struct reply *reply)
+{
+    const struct four_sum p = four_sum_of(&arguments[0]), q = four_sum_of(&arguments[1]);
+    const struct four addend = four_addend(&q);
+    struct four_sum sum = p;
+
+    EACH_LIMB sum.limb[i] = MOVED(p.limb[i], 0, 1, 2, 1);
+    for (int with_t = 1; with_t >= 0; with_t--) {
+        struct four_sum twice = sum;
+
+        four_double(&twice, with_t);
+        put_four_packed(reply, four_carry(twice));
+    }
+    for (int turn = 0; turn < 3; turn++) {
+        const struct four other = four_opposite_if(turn == 1, addend);
+
+        sum = p;
+        four_add(&sum, &other, turn < 2);
+        put_four_packed(reply, four_carry(sum));
+    }
+}
+
+static int four_command(const char *name, const struct argument *arguments, size_t count,
+                        struct reply *reply)
+{
+    struct four_words w;
+    struct four_sum s;
+    uint8_t answer;
+
+    if (strcmp(name, "four-product") == 0 && count == 2) {
+        s = four_multiply(four_of(&arguments[0]), four_of(&arguments[1]));
+        put(reply, &s, sizeof s);
+    } else if (strcmp(name, "four-square") == 0) {
+        s = four_square(four_of(&arguments[0]));
+        put(reply, &s, sizeof s);
+    } else if (strcmp(name, "four-carry") == 0) {
+        put_four(reply, four_carry(four_sum_of(&arguments[0])));
+    } else if (strcmp(name, "four-plus") == 0 && count == 2) {
+        put_four(reply, four_plus(four_of(&arguments[0]), four_of(&arguments[1])));
+    } else if (strcmp(name, "four-minus") == 0 && count == 2) {
+        put_four(reply, four_minus(four_of(&arguments[0]), four_of(&arguments[1])));
+    } else if (strcmp(name, "four-negate") == 0) { /* the odd lanes */
+        put_four(reply, four_negate_if(0xa, four_of(&arguments[0])));
+    } else if (strcmp(name, "four-scaled") == 0) {
+        put_four(reply, four_scaled(four_of(&arguments[0]), four_same((1 << 18) - 1)));
+    } else if (strcmp(name, "four-unpack") == 0 && arguments[0].size == sizeof w) {
+        memcpy(&w, arguments[0].bytes, sizeof w);
+        put_four(reply, four_unpack(w));
+    } else if (strcmp(name, "four-pack") == 0) {
+        put_four_packed(reply, four_of(&arguments[0]));
+    } else if (strcmp(name, "four-is-zero") == 0) {
+        answer = (uint8_t)four_is_zero(four_of(&arguments[0]));
+        put(reply, &answer, 1);
+    } else if (strcmp(name, "four-is-neutral") == 0) {
+        s = four_sum_of(&arguments[0]);
+        answer = (uint8_t)four_is_neutral(&s);
+        put(reply, &answer, 1);
+    } else if (strcmp(name, "four-root-power") == 0) {
+        put_four_packed(reply, four_root_power(four_of(&arguments[0])));
+    } else if (strcmp(name, "four-points") == 0 && count == 2) {
+        four_points(arguments, reply);
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+/* difference R KEY S K: whether [S] B - [K] A is encoded as R, for a new and a known key. */
+static int difference_command(const struct argument *arguments, struct reply *reply)
+{
+    iomt_ed25519_prepared *prepared = malloc(sizeof *prepared);
+    struct iomt_scalar s, k;
+    uint8_t answers[2];
+
+    if (prepared == NULL || arguments[0].size != 32 || arguments[1].size != 32 ||
+        arguments[2].size != 32 || arguments[3].size != 32 ||
+        !iomt_scalar_decode(&s, arguments[2].bytes) ||
+        !iomt_scalar_decode(&k, arguments[3].bytes))
+        exit(2);
+    iomt_ed25519_prepare(&iomt_ed25519_backend_ifma, prepared, arguments[1].bytes);
+    answers[0] = (uint8_t)iomt_ifma_is_difference_new(arguments[0].bytes, arguments[1].bytes,
+                                                      &s, &k);
+    answers[1] = (uint8_t)iomt_ifma_is_difference_known(arguments[0].bytes, prepared, &s, &k);
+    put(reply, answers, sizeof answers);
+    free(prepared);
+    return 1;
+}
+
 /* challenge, then R, KEY and MESSAGE of 1 to 8 signatures. */
 static int challenge_command(const struct argument *arguments, size_t count, struct reply *reply)
 {
@@ -157,6 +282,10 @@ static int answer(const char *name, const struct argument *arguments, size_t cou
 {
     if (strcmp(name, "points") == 0 && count == 4)
         return point_command(arguments, reply);
+    if (strcmp(name, "difference") == 0 && count == 4)
+        return difference_command(arguments, reply);
+    if (strncmp(name, "four-", 5) == 0 && count >= 1)
+        return four_command(name, arguments, count, reply);
     if (strcmp(name, "challenge") == 0 && count >= 3 && count % 3 == 0)
         return challenge_command(arguments, count, reply);
     if (count == 2 || (count == 1 && strcmp(name, "product") != 0 && strcmp(name, "minus") != 0))

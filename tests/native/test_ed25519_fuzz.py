@@ -2,10 +2,12 @@
 
     python tests/native/test_ed25519_fuzz.py COUNT      (make soak: 10,000,000)
 
-Every case goes to OpenSSL (through `cryptography`) and to `verify_many` of the fastest
-backend; a part of them also to the others, to `verify`, and to libsodium (PyNaCl),
-which refuses more: keys and R of small order and in odd encodings. The seed and the
-number of cases are printed, so a difference can be seen again: IOMT_FUZZ_SEED=<seed>.
+Every case goes to OpenSSL (through `cryptography`), to `verify_many` of the fastest
+backend, and to its verification of one with a key that never came before; a part of
+them also to the other backends, to `verify` with keys that come back, and to libsodium
+(PyNaCl), which refuses more: keys and R of small order and in odd encodings. The seed
+and the number of cases are printed, so a difference can be seen again:
+IOMT_FUZZ_SEED=<seed>.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ import random
 import sys
 import time
 from array import array
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from ed25519_cases import Case, Cases, decode, small_order
 
-from edge.ledger import core
+from edge.ledger import _core, core
 
 CASES = 100_000
 SEED_VARIABLE = "IOMT_FUZZ_SEED"
 PEERS_SHARE, ONE_SHARE = 10, 10  # one batch of so many
+lib: Any = _core.lib
+ffi: Any = _core.ffi
 REPORT_EVERY_S = 60
 
 
@@ -72,6 +77,24 @@ def many(batch: list[Case]) -> list[bool]:
     return [bool(one) for one in core.verify_many(keys, messages, ends, signatures)]
 
 
+@cache
+def in_c(backend: str) -> Any:
+    at = 0
+    while (one := lib.iomt_ed25519_backend_at(at)) != ffi.NULL:
+        if ffi.string(lib.iomt_ed25519_backend_name(one)).decode() == backend:
+            return one
+        at += 1
+    raise AssertionError(f"no backend {backend}")
+
+
+def with_new_key(backend: str, case: Case) -> bool:
+    """One signature, as with a key that never came before."""
+    key, message, signature = case
+    none, size = ffi.NULL, len(message)
+    answer = lib.iomt_ed25519_verify(in_c(backend), key, none, message, size, signature)
+    return bool(answer)
+
+
 def differences(batch: list[Case], chance: random.Random) -> list[tuple[str, Case]]:
     """Who answered one of these cases otherwise than OpenSSL."""
     expected = [openssl(case) for case in batch]
@@ -82,7 +105,10 @@ def differences(batch: list[Case], chance: random.Random) -> list[tuple[str, Cas
     found: list[tuple[str, Case]] = []
     for backend in chosen:
         core.use_signatures(backend)
-        answers = {"many": many(batch)}
+        answers = {
+            "many": many(batch),
+            "one, new key": [with_new_key(backend, case) for case in batch],
+        }
         if chance.randrange(ONE_SHARE) == 0:
             answers["one"] = [core.verify(*case) for case in batch]
         for way, given in answers.items():

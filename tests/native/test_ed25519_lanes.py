@@ -51,8 +51,7 @@ lib: Any = _core.lib
 ffi: Any = _core.ffi
 
 
-@pytest.fixture(scope="module")
-def ask(native_build: Path) -> Ask:
+def lanes_program(native_build: Path) -> Ask:
     """Commands in, replies out, all under sanitizers."""
     if not (shutil.which("make") and shutil.which("cc")):
         pytest.skip("needs make and cc")
@@ -80,6 +79,12 @@ def ask(native_build: Path) -> Ask:
     return run
 
 
+@pytest.fixture(scope="module")
+def ask(native_build: Path) -> Ask:
+    """The eight lanes."""
+    return lanes_program(native_build)
+
+
 # ---- Eight numbers as they lie in memory: limb by limb, in it lane by lane ----
 
 
@@ -89,11 +94,11 @@ def packed(lanes: list[Number]) -> str:
     ).hex()
 
 
-def unpacked(reply: bytes) -> list[Number]:
+def unpacked(reply: bytes, lanes: int = LANES) -> list[Number]:
     words = [
         int.from_bytes(reply[at : at + 8], "little") for at in range(0, len(reply), 8)
     ]
-    return [words[lane::LANES] for lane in range(LANES)]
+    return [words[lane::lanes] for lane in range(lanes)]
 
 
 def value(limbs: Number, bits: int = BITS) -> int:
@@ -122,11 +127,13 @@ def batched(some: list[T], size: int) -> list[list[T]]:
     return [some[at : at + size] for at in range(0, len(some), size)]
 
 
-def pairs(top: int, seed: int) -> list[tuple[list[Number], list[Number]]]:
+def pairs(
+    top: int, seed: int, lanes: int = LANES
+) -> list[tuple[list[Number], list[Number]]]:
     """Any two of them meet in some lane."""
     both = list(product(numbers(top, seed), repeat=2))
     return [
-        ([a for a, _ in some], [b for _, b in some]) for some in batched(both, LANES)
+        ([a for a, _ in some], [b for _, b in some]) for some in batched(both, lanes)
     ]
 
 

@@ -365,6 +365,37 @@ def test_odd_encodings_of_keys_give_the_points_that_openssl_sees(
             assert reply == encode(add(neutral, (-point[0] % P, point[1]))) * 2
 
 
+def test_every_scalar_has_a_short_relation_or_itself(ask: Ask) -> None:
+    """v k = u modulo 8 L, v odd and below L: so [v] loses nothing, not even parts of
+    small order. Random scalars, which hashes are, have short ones."""
+    chance = random.Random(9)
+    some = [0, 1, 2, 4, 8, L - 1, L // 2, L // 2 + 1, *range(L - 5, L)]
+    for at in range(1, 253):
+        some += [2**at - 1, 2**at, 8 * L // 2**at % L, (8 * L // 2**at + 1) % L]
+    for _ in range(300):
+        u = chance.randrange(2 ** chance.randrange(1, 254))
+        v = chance.randrange(2 ** chance.randrange(1, 250)) | 1
+        inverse = pow(v, -1, 8 * L)
+        some += [u * inverse % (8 * L) % L, -u * inverse % (8 * L) % L, u % L]
+        some.append(
+            8 * L // (2 * chance.randrange(1, 2 ** chance.randrange(1, 200))) % L
+        )
+    known = len(some)
+    some += [chance.randrange(L) for _ in range(2000)]
+    lengths = []
+    for k, reply in zip(
+        some, ask([f"scalar relation {hex32(k)}" for k in some]), strict=True
+    ):
+        u, v = (int.from_bytes(reply[at : at + 32], "little") for at in (0, 32))
+        assert v % 2 == 1
+        assert v < L
+        assert u < 2**253
+        assert (v * k - (-u if reply[64] else u)) % (8 * L) == 0
+        lengths.append(max(u, v).bit_length())
+    assert sum(lengths[known:]) / len(lengths[known:]) < 129
+    assert max(lengths[known:]) < 150
+
+
 @pytest.mark.parametrize(
     "script", ["make_ed25519_tables.py", "make_ed25519_lane_tables.py"]
 )
