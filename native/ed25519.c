@@ -176,6 +176,13 @@ int iomt_ed25519_verify_item(const struct iomt_curve *curve,
     return memcmp(encoded, item->signature, sizeof encoded) == 0;
 }
 
+static int verify_one(const iomt_ed25519_backend *backend, const struct iomt_ed25519_item *item)
+{
+    if (backend->verify_one != NULL)
+        return backend->verify_one(item);
+    return iomt_ed25519_verify_item(backend->curve, item);
+}
+
 size_t iomt_ed25519_prepared_size(void)
 {
     return sizeof(iomt_ed25519_prepared);
@@ -203,12 +210,8 @@ int iomt_ed25519_verify(const iomt_ed25519_backend *backend,
 {
     const struct iomt_ed25519_item item = {public_key, signature, message, size,
                                            same_key(prepared, public_key)};
-    uint8_t answer;
 
-    if (backend->fewest > 1)
-        return iomt_ed25519_verify_item(backend->curve, &item);
-    backend->verify(&item, 1, &answer);
-    return answer;
+    return verify_one(backend, &item);
 }
 
 /* ---- Verifying many ---- */
@@ -303,8 +306,7 @@ size_t iomt_ed25519_verify_many(const iomt_ed25519_backend *backend, const uint8
             backend->verify(items, taken, answers + first);
         else
             for (size_t i = 0; i < taken; i++)
-                answers[first + i] =
-                    (uint8_t)iomt_ed25519_verify_item(backend->curve, &items[i]);
+                answers[first + i] = (uint8_t)verify_one(backend, &items[i]);
     }
     return count;
 }

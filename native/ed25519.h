@@ -233,14 +233,17 @@ struct iomt_ed25519_backend {
     uint32_t needs; /* IOMT_CPU_ bits, as in backend.h */
     uint32_t lanes;
 
-    /* The scalar code: for signing, for keys, and to verify fewer than `fewest`. */
+    /* The scalar code: for signing, for keys, and to verify where there is no verify_one. */
     const struct iomt_curve *curve;
-    uint32_t fewest;
+    uint32_t fewest; /* from how many on `verify` is faster than one by one */
 
     /* is_difference_prepared by a check that is ready; NULL: there is no faster way. */
     int (*is_difference)(const uint8_t bytes[32], const struct iomt_packed *x,
                          const struct iomt_scalar *s, const struct iomt_scalar *k,
                          const struct iomt_ed25519_check *check);
+
+    /* The rule for one item, by more than the scalar code; NULL: there is no faster way. */
+    int (*verify_one)(const struct iomt_ed25519_item *item);
 
     /* answers[i] = 1 or 0 by the rule, for 1 <= count <= IOMT_ED25519_GROUP. */
     void (*verify)(const struct iomt_ed25519_item *items, size_t count, uint8_t *answers);

@@ -21,8 +21,8 @@
 
 #include <string.h>
 
-#define FEWEST 2
-#define SCALAR_CURVE iomt_curve_adx
+#define FEWEST_PLAIN 2
+#define FEWEST_PREPARED 2
 #include "ed25519_lanes.h"
 
 #define KEY_BITS 5
@@ -396,12 +396,17 @@ static void challenges(struct iomt_scalar k[LANES],
     iomt_ifma_challenges(k, items, count);
 }
 
+static int verify_alone(const struct iomt_ed25519_item *item)
+{
+    return iomt_ed25519_verify_item(&iomt_curve_adx, item);
+}
+
 const iomt_ed25519_backend iomt_ed25519_backend_ifma = {
     .name = "avx512-ifma",
     .needs = IOMT_CPU_AVX512_IFMA | IOMT_CPU_ADX,
     .lanes = LANES,
     .curve = &iomt_curve_adx,
-    .fewest = FEWEST,
+    .fewest = FEWEST_PREPARED,
     .is_difference = iomt_ifma_is_difference,
     .verify = verify_in_lanes,
 };

@@ -1,14 +1,14 @@
 /* Verification in lanes, several signatures side by side, each by itself: what is the same for
  * every kind of vector. A file that computes in lanes defines, and then includes this:
  *
- *   LANES          signatures side by side, at most 8
- *   FEWEST         with fewer left over than these, scalar code is faster than idle lanes
- *   SCALAR_CURVE   that scalar code
- *   struct number  numbers modulo p, one for each lane; small(), times(), inverse()
- *   struct xyz     three of them
+ *   LANES             signatures side by side, at most 8
+ *   FEWEST_PLAIN      with fewer left over than these, one by one is faster than idle lanes
+ *   FEWEST_PREPARED   the same where keys are prepared
+ *   struct number     numbers modulo p, one for each lane; small(), times(), inverse()
+ *   struct xyz        three of them
  *
- * and says after it how a group is multiplied, compared and hashed: the functions that are
- * declared here and not defined.
+ * and says after it how a group is multiplied, compared and hashed, and how one is verified
+ * outside of a group: the functions that are declared here and not defined.
  *
  * Lanes do not mix: every vector instruction works within lanes, the tables of A belong to
  * lanes, and the inversion multiplies Zs of the same lane only. A lane whose key is no point
@@ -36,6 +36,9 @@ struct group {
 /* iomt_ed25519_challenge of the first `count` items; the others are not defined. */
 static void challenges(struct iomt_scalar k[LANES],
                        const struct iomt_ed25519_item *const items[LANES], size_t count);
+
+/* The rule for one that is left over. */
+static int verify_alone(const struct iomt_ed25519_item *item);
 
 /* Fill in is_point and point: of one group or two; of one whose keys are all prepared. */
 static void multiply_pair(struct group *groups, int count);
@@ -83,16 +86,14 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
         group->k[lane] = group->k[0];
 }
 
-/* Answers what would leave too many lanes idle; gives the number of items that stay. */
+/* A group costs the same however few are in it. Answers those that would be fewer than
+ * `fewest`, and gives the number of items that stay. */
 static size_t without_few(const struct iomt_ed25519_item *items, const size_t *indices,
-                          size_t count, uint8_t *answers)
+                          size_t count, size_t fewest, uint8_t *answers)
 {
-    if (count % LANES < FEWEST)
-        for (size_t left = count % LANES; left > 0; left--) {
-            const size_t index = indices[--count];
-
-            answers[index] = (uint8_t)iomt_ed25519_verify_item(&SCALAR_CURVE, &items[index]);
-        }
+    if (count % LANES < fewest)
+        for (; count % LANES != 0; count--)
+            answers[indices[count - 1]] = (uint8_t)verify_alone(&items[indices[count - 1]]);
     return count;
 }
 
@@ -112,8 +113,8 @@ static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count,
         else if (items[i].prepared->is_point)
             prepared[prepared_count++] = i;
     }
-    plain_count = without_few(items, plain, plain_count, answers);
-    prepared_count = without_few(items, prepared, prepared_count, answers);
+    plain_count = without_few(items, plain, plain_count, FEWEST_PLAIN, answers);
+    prepared_count = without_few(items, prepared, prepared_count, FEWEST_PREPARED, answers);
     for (size_t i = 0; i < plain_count; i += 2 * LANES) {
         struct group *pair = &groups[group_count++];
 
