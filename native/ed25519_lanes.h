@@ -86,7 +86,8 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
         group->k[lane] = group->k[0];
 }
 
-/* Answers what would leave too many lanes idle; gives the number of items that stay. */
+/* A group costs the same however few are in it. Answers those that would be fewer than
+ * `fewest`, and gives the number of items that stay. */
 static size_t without_few(const struct iomt_ed25519_item *items, const size_t *indices,
                           size_t count, size_t fewest, uint8_t *answers)
 {

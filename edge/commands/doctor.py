@@ -84,6 +84,10 @@ def _core() -> Iterator[Finding]:
         f"self-test passed by {passed} backends{lacking}; "
         f"calibrated in {found.calibration_ms:.1f} ms",
     )
+    signing = core.active_signatures()
+    others = [name for name in core.signature_backends() if name != signing]
+    also = f"; also usable: {', '.join(others)}" if others else ""
+    yield Finding(OK, "core", f"Ed25519 backend {signing}{also}")
 
 
 def _clock() -> Finding:

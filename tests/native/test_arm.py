@@ -230,6 +230,25 @@ def test_python_knows_every_backend_of_a_pi_5(package: Path) -> None:
     assert set(usable) == {"armv8", "neon", "neon-5", "portable"}
 
 
+SIGNATURES = """
+import os, sys
+os.environ.update(word.split("=") for word in sys.argv[1:])
+from edge.ledger import core
+print(core.active_signatures(), *core.signature_backends())
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("asked", ["neon", "portable"])
+def test_python_verifies_in_neon_lanes_unless_it_is_told_not_to(
+    package: Path, asked: str
+) -> None:
+    words = [] if asked == "neon" else [f"IOMT_CORE_ED25519={asked}"]
+    active, *usable = arm_python(package, "-c", SIGNATURES, *words).split()
+    assert active == asked
+    assert usable == ["neon", "portable"]
+
+
 @needs_root
 @pytest.mark.timeout(500)
 def test_hashes_are_those_of_hashlib_on_an_arm_python(package: Path) -> None:

@@ -32,6 +32,9 @@ def test_core_is_reported_with_backend_reason_and_self_test(
     assert f"backend {core.active()}: " in out
     assert core.report().compiler in out
     assert f"self-test passed by {len(core.backends())} of" in out
+    assert f"Ed25519 backend {core.active_signatures()}" in out
+    for name in core.signature_backends():
+        assert name in out.partition("Ed25519 backend")[2]
 
 
 def test_sound_installation_passes(
