@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +219,22 @@ def test_a_later_epoch_has_the_key_within_its_grace_and_the_new_one() -> None:
     ):  # fmt: skip
         entries = epochs.enrolled_again(device, now_ms)
         assert [decode_entry(one) for one in entries] == expected
+
+
+async def test_the_old_key_ends_with_its_entry_and_not_when_that_is_durable(
+    tmp_path: Path,
+) -> None:
+    """A leaked key signs nothing that comes after the entry which ends it."""
+    settings = make_gateway(tmp_path / "g")
+    old, new = old_and_new()
+    async with a_ward(settings) as (core, mail):
+        await core.administration.add_device("pump", "signed", old.public_key)
+        core.intake.before_commit.append(lambda: lambda _: time.sleep(0.2))
+        rolling = asyncio.create_task(roll(core, new, grace_h=0))
+        await asyncio.sleep(0)  # it has happened, and its commit is under way
+        leaked = mail.submit("pump", old.envelope())
+        fresh = mail.submit("pump", new.envelope())
+        assert not rolling.done()
+        assert (await leaked).reason is Reason.BAD_SIGNATURE
+        assert (await fresh).verdict is Answer.COMMITTED
+        await rolling
