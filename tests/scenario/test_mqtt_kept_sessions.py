@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
+import apsw
 import pytest
 from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_frost
 from mqtt_fakes import Peer, both, code_of_disconnect
 from processes import installed
+from workbench import a_ward, make_gateway
 
+from edge.delivery.sessions import SessionKeeper
 from edge.sources.mqtt_packets import (
     V5,
     V311,
@@ -24,7 +28,9 @@ from edge.sources.mqtt_packets import (
     Unsubscribe,
 )
 from edge.sources.mqtt_properties import Properties, Property
-from edge.store import firings
+from edge.store import firings, sessions
+from edge.store.database import DATABASE_NAME, FRAME_BITS, rows
+from edge.store.keys import Keys
 from edge.store.vault import load_keys
 
 TOPIC = "iomt/v1/alerts/high/frost"
@@ -289,3 +295,60 @@ async def test_one_user_cannot_fill_the_store_with_sessions(tmp_path: Path) -> N
                 tablet.write(Disconnect())
                 await tablet.bytes_until_closed()
     assert not any(present[:4])  # the ones that were away the longest went
+
+
+async def test_what_a_commit_takes_along_is_durable_before_what_is_saved_after_it(
+    tmp_path: Path,
+) -> None:
+    """Or a SUBACK would leave before its session is kept, and an older state of it
+    would replace a newer one."""
+    settings = make_gateway(tmp_path / "g")
+    state: dict[str, bytes | None] = {}
+
+    def changes() -> dict[str, bytes | None]:
+        taken = dict(state)
+        state.clear()
+        return taken
+
+    async with a_ward(settings) as (core, _):
+        intake = core.intake
+        await intake.committed()
+        keeper = SessionKeeper(intake, [])
+        intake.before_commit.append(lambda: lambda _: time.sleep(0.2))
+        keeper.save_with_commits(changes)
+
+        async def save() -> None:
+            await keeper.save(changes())
+
+        state["tablet"] = b"as it is now"
+        saving = asyncio.create_task(save())  # takes what no commit has taken by then
+        intake.alarm("test", "start", "an urgent commit")
+        assert not state
+        await saving
+        connection = core.reader.connection
+        keys = Keys(load_keys(settings.keys).master, connection)
+        assert sessions.read(connection, keys) == [b"as it is now"]
+
+
+async def test_a_damaged_alert_does_not_keep_the_others_from_who_was_away(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+        await raise_alarms(gateway, 3)
+        await asyncio.sleep(0)
+        await gateway.running.core.administration.add_patient("P-1")  # all are shown
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    found = "SELECT f.id, f.sealed FROM frames f JOIN outbox o ON o.batch = f.id >> ? "
+    found += "WHERE f.class = 2 ORDER BY f.id LIMIT 1 OFFSET 1"
+    [(frame, sealed)] = rows(connection, found, (FRAME_BITS,))
+    damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    connection.execute("UPDATE frames SET sealed = ? WHERE id = ?", (damaged, frame))
+    connection.close()
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
+        assert [(await alert(tablet))[0] for _ in range(2)] == ["start", "start"]
