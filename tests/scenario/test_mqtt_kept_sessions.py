@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import apsw
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_frost
 from mqtt_fakes import Peer, both, code_of_disconnect
 from processes import installed
+from test_device_identity import do, keep, port_of, request_of, secure
 from workbench import a_ward, make_gateway
 
 from edge.delivery.sessions import SessionKeeper
@@ -27,7 +32,7 @@ from edge.sources.mqtt_packets import (
     Subscription,
     Unsubscribe,
 )
-from edge.sources.mqtt_properties import Properties, Property
+from edge.sources.mqtt_properties import Code, Properties, Property
 from edge.store import firings, sessions
 from edge.store.database import DATABASE_NAME, FRAME_BITS, rows
 from edge.store.keys import Keys
@@ -352,3 +357,48 @@ async def test_a_damaged_alert_does_not_keep_the_others_from_who_was_away(
     async with front(settings) as gateway, Peer(gateway, V5) as tablet:
         assert (await hello(tablet, gateway.token)).session_present
         assert [(await alert(tablet))[0] for _ in range(2)] == ["start", "start"]
+
+
+class Secured(Peer):
+    """A client over TLS, with a certificate."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(Place(port), V5)
+        self._context = context
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection(
+            "localhost", self._port, ssl=self._context
+        )
+        return self
+
+
+async def test_a_device_that_is_named_like_the_viewer_gets_nothing_of_the_viewers(
+    tmp_path: Path,
+) -> None:
+    """Sessions are told apart by user and client id: a device must not be that user."""
+    settings = secure(tmp_path / "g")
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "frost.toml").write_text(FROST)
+    settings = replace(settings, contracts=tmp_path / "rules")
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        await gateway.running.core.administration.add_device("viewer", "unsigned")
+        row = await do(
+            gateway, "device-certificate", device="viewer", request=request_of(key)
+        )
+        files = keep(tmp_path / "d", key, row)
+        context = ssl.create_default_context(cadata=row["ca"])
+        context.load_cert_chain(files / "device.pem", files / "device.key")
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+            await raise_alarms(gateway, 1)
+            await alert(tablet, acknowledge=False)
+        async with Secured(int(port_of(gateway)), context) as device:
+            answer = await hello(device, "", user=None)
+            assert answer.code == Code.BAD_USER_OR_PASSWORD
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await alert(tablet) == ("start", True, 1)
