@@ -402,3 +402,23 @@ async def test_a_device_that_is_named_like_the_viewer_gets_nothing_of_the_viewer
         async with Peer(gateway, V5) as tablet:
             assert (await hello(tablet, gateway.token)).session_present
             assert await alert(tablet) == ("start", True, 1)
+
+
+async def test_a_damaged_session_is_left_out_and_the_gateway_starts(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        await hello(tablet, gateway.token)
+        await follow(tablet)
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    connection.execute(
+        "UPDATE meta SET value = zeroblob(90) WHERE key GLOB 'mqtt.session.*'"
+    )
+    assert connection.changes() == 1
+    connection.close()
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert not (await hello(tablet, gateway.token)).session_present
+        await follow(tablet)
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
