@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
 import time
 from dataclasses import replace
@@ -17,9 +18,12 @@ from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_fro
 from mqtt_fakes import Peer, both, code_of_disconnect
 from processes import installed
 from test_device_identity import do, keep, port_of, request_of, secure
-from workbench import a_ward, make_gateway
+from workbench import Mailbox, a_ward, make_gateway
 
+from edge.delivery.feed import live_firing
 from edge.delivery.sessions import SessionKeeper
+from edge.gateway import open_core
+from edge.sources.mqtt_listener import Limits, RateLimitedLog
 from edge.sources.mqtt_packets import (
     V5,
     V311,
@@ -33,6 +37,7 @@ from edge.sources.mqtt_packets import (
     Unsubscribe,
 )
 from edge.sources.mqtt_properties import Code, Properties, Property
+from edge.sources.mqtt_sessions import Sessions
 from edge.store import firings, sessions
 from edge.store.database import DATABASE_NAME, FRAME_BITS, rows
 from edge.store.keys import Keys
@@ -422,3 +427,74 @@ async def test_a_damaged_session_is_left_out_and_the_gateway_starts(
         await follow(tablet)
     async with front(settings) as gateway, Peer(gateway, V5) as tablet:
         assert (await hello(tablet, gateway.token)).session_present
+
+
+async def test_alarms_of_one_commit_are_each_told_once(tmp_path: Path) -> None:
+    async with front(with_frost(tmp_path)) as gateway, Peer(gateway, V5) as tablet:
+        await gateway.enrol()
+        await hello(tablet, gateway.token)
+        await follow(tablet)
+        async with Peer(gateway, V5) as device:
+            await device.connect(client_id="thermometer")
+            both_at_once = (COLD, WARM, COLD)
+            device.write(
+                *(
+                    Publish(PUBLISHED, temperature(value), 1, i)
+                    for i, value in enumerate(both_at_once, 1)
+                )
+            )
+            for i in range(1, 4):
+                assert await device.receive() == Puback(i)
+        await raise_alarms(gateway, 2, first=4)
+        phases = [(await alert(tablet))[0] for _ in range(5)]
+        assert phases[:3] == ["start", "end", "start"]
+        assert phases[3:] == ["end", "start"]
+        assert await tablet.silence()
+
+
+async def test_a_session_after_a_clean_start_is_durable_with_its_suback(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        connection = gateway.running.core.reader.connection
+        keys = Keys(gateway.running.core.keyring.master, connection)
+        for clean in (False, True):
+            async with Peer(gateway, V5) as tablet:
+                await hello(tablet, gateway.token, clean_start=clean)
+                await follow(tablet)
+                assert len(sessions.read(connection, keys)) == 1
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
+
+
+def test_a_tablets_alerts_outlive_the_receipts_of_devices() -> None:
+    log = RateLimitedLog(logging.getLogger("test"))
+    kept = Sessions(Limits(sessions_max=1), log)
+    for user, topic in (
+        ("viewer", "iomt/v1/alerts/#"),
+        ("bed-7", "iomt/v1/bed-7/receipt"),
+    ):
+        session, _ = kept.begin(user, "its id", clean=False, expiry_s=600)
+        session.subscribe(topic, 1, None)
+        kept.leave(session)
+        time.sleep(0.002)  # the tablet is away the longest
+    assert [one.user for one in kept.all()] == ["viewer"]
+
+
+async def test_alarms_that_a_start_made_up_for_are_not_told_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Also where the start's own commit was made before anything could be shown."""
+    settings = with_frost(tmp_path)
+    async with open_core(settings) as core:
+        await core.administration.add_device("thermometer", "unsigned")
+        await Mailbox(core).send("thermometer", temperature(COLD))
+    async with open_core(settings) as core:
+        await core.intake.committed()
+        [(number, stored)] = core.undelivered
+        late = live_firing(stored, core.reader.patients(), number)
+        core.intake.open_views((late,), number)
+        await core.administration.add_patient("P-1")
+    async with open_core(settings) as core:
+        assert not core.undelivered
