@@ -478,20 +478,13 @@ class Intake:
         if not self.congested:
             self._relief.set()
         self._commit_began_s = self._loop.time()
-        # On the thread from here on: what is saved later than `before_commit` was asked
-        # (a session, say) must not overtake what the commit has taken along.
-        written = self._loop.run_in_executor(
-            self._thread, self._stores.writer.commit, batch
-        )
-        self._in_flight = self._loop.create_task(
-            self._commit(opened, written), name="commit"
-        )
+        self._in_flight = self._loop.create_task(self._commit(opened), name="commit")
 
-    async def _commit(
-        self, opened: OpenBatch, written: asyncio.Future[Committed]
-    ) -> None:
+    async def _commit(self, opened: OpenBatch) -> None:
         try:
-            committed = await written
+            committed = await self._loop.run_in_executor(
+                self._thread, self._stores.writer.commit, opened.batch
+            )
         except Exception as error:
             # Whatever it was, nothing may be answered now.
             log.critical("a commit failed", exc_info=True)
