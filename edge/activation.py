@@ -8,6 +8,7 @@ refuses all of this.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from edge.store.commit import GATEWAY_SLOT, Writer
 
 SOURCE_SIZE_MAX = 256 * 1024
 WORDS = {step.name.lower(): step for step in Step}
+_AT_WORK = (Status.PROPOSED, Status.ACTIVE, Status.SUSPENDED)
 E = TypeVar("E", ContractProposal, ContractApproval, ContractStep)
 
 log = logging.getLogger("edge.activation")
@@ -53,6 +55,8 @@ class Activation:
         self._lifecycle = lifecycle
         self._contract_of = contract_of
         self._clock = clock
+        # An answer "was entered before" waits until that is durable.
+        self._entering = asyncio.Lock()
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -75,18 +79,18 @@ class Activation:
         if len(text.encode()) > SOURCE_SIZE_MAX:
             raise ConfigurationError([f"{name}: above {SOURCE_SIZE_MAX} bytes"])
         contract = load(text, name)
-        for one in self._lifecycle.proposals.values():
-            at_work = one.status in (Status.PROPOSED, Status.ACTIVE, Status.SUSPENDED)
-            if one.contract == contract.hash and at_work:
-                return self._row(one) | {"new": False}
-        sequence = self._lifecycle.next_sequence()
-        await self._commit(
-            ContractProposal(
-                *(sequence, 0, contract.hash, contract.name, contract.version)
-            ),
-            [contract_log.keep_text(contract.hash, text)],
-        )
-        return self._row(self._lifecycle.proposals[sequence]) | {"new": True}
+        async with self._entering:
+            for one in self._lifecycle.proposals.values():
+                if one.contract == contract.hash and one.status in _AT_WORK:
+                    return self._row(one) | {"new": False}
+            sequence = self._lifecycle.next_sequence()
+            await self._commit(
+                ContractProposal(
+                    *(sequence, 0, contract.hash, contract.name, contract.version)
+                ),
+                [contract_log.keep_text(contract.hash, text)],
+            )
+            return self._row(self._lifecycle.proposals[sequence]) | {"new": True}
 
     async def approve(
         self, sequence: int, contract: str, approver: str, signature: str
@@ -100,13 +104,14 @@ class Activation:
             *(sequence, 0, _octets("contract", contract)),
             *(approver, _octets("signature", signature, SIGNATURE_SIZE)),
         )
-        again = (
-            entry.contract == proposal.contract
-            and approver in self._lifecycle.approvals(proposal)
-        )
-        if not again:
-            await self._commit(entry)
-        return self._row(proposal) | {"new": not again}
+        async with self._entering:
+            again = (
+                entry.contract == proposal.contract
+                and approver in self._lifecycle.approvals(proposal)
+            )
+            if not again:
+                await self._commit(entry)
+            return self._row(proposal) | {"new": not again}
 
     async def step(
         self,

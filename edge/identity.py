@@ -114,7 +114,8 @@ class Identities:
             except RejectError:
                 return None
             device = self._known(name)
-            if device is None or user not in ("", name):
+            # As the viewer's user a device would have the viewer's sessions.
+            if device is None or user not in ("", name) or name == VIEWER:
                 return None
             good = hmac.compare_digest(self._tls.get(device.id, b""), key)
             return (DEVICE, name) if good else None
@@ -154,6 +155,8 @@ class Identities:
             for _ in range(CLAIM_GROUPS)
         )
         known = self._registry.find(device)
+        if device == VIEWER:
+            raise ConfigurationError([f"{device!r} is the viewer's name over MQTT"])
         if known is None:
             self._administration.check_name(device)
         elif known.revoked or known.kind in (DeviceKind.BLE, DeviceKind.TYPED):

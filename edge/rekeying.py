@@ -60,13 +60,21 @@ class Rekeying:
             entry = DeviceKey(device.ref, now_ms, key, until_ms)
             more = device_keys.replaced(keys, key, now_ms, until_ms)
             update = "UPDATE devices SET public_key = ? WHERE id = ?"
+            # At once: after its entry in the log a key that leaked signs nothing more.
+            self._registry.put(
+                replace(
+                    device,
+                    public_key=key,
+                    former_key=device.public_key,
+                    former_until_ms=until_ms,
+                )
+            )
             return Change(
                 statements=[
                     (update, (key, device.id)),
                     device_keys.statement(device.id, more),
                 ],
                 entries=[entry.encode()],
-                applied=lambda: self._apply(name, key, until_ms),
             )
 
         self._changing.add(device.id)
@@ -75,19 +83,6 @@ class Rekeying:
         finally:
             self._changing.discard(device.id)
         return until_ms
-
-    def _apply(self, name: str, key: bytes, until_ms: int) -> None:
-        device = self._registry.find(name)
-        if device is not None:  # assigned elsewhere, or revoked, in the meantime
-            former = device.public_key
-            self._registry.put(
-                replace(
-                    device,
-                    public_key=key,
-                    former_key=former,
-                    former_until_ms=until_ms,
-                )
-            )
 
     def check(
         self, name: str, public_key: str, grace_h: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from edge.intake import Intake
@@ -26,6 +27,9 @@ class SessionKeeper:
 
     async def save(self, changes: Mapping[str, bytes | None]) -> None:
         """Return once these are durable; DurabilityError where that failed."""
+        # A commit that took sessions along has its turn on the writer's thread first: a
+        # task of it is on its way there, and tasks run in the order they were made.
+        await asyncio.sleep(0)
         await self._intake.maintain(
             lambda writer: writer.transact(lambda: sessions.write(writer, changes))
         )

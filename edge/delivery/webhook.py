@@ -34,7 +34,7 @@ import aiohttp
 
 from edge.config import Webhook
 from edge.delivery.alerts import alert_payload
-from edge.errors import ConfigurationError, ErasedError
+from edge.errors import ConfigurationError, ErasedError, IntegrityError
 from edge.intake import Intake
 from edge.model import CommitReport, Firing, LiveFiring
 from edge.store.commit import Writer
@@ -116,6 +116,10 @@ class WebhookSender:
                 stored = self._reader.record_at(waiting.batch, waiting.leaf)
             except ErasedError:
                 done.append(_Done(waiting.row, 0, 0))  # forgotten before it could go
+                continue
+            except IntegrityError as error:
+                log.error("an alarm cannot go (see `iomt store check`): %s", error)
+                done.append(_Done(waiting.row, 0, 0))
                 continue
             attempts = 0
             while True:

@@ -4,7 +4,10 @@
       └────► in order, once ─► R peaks ─► heart rate ─► record of the stream ecg-rate
 
 It outlives connections: what was acknowledged, and the detector, which must not see a
-sample twice. A sample that never came is a gap; the detector begins anew behind it.
+sample twice. Samples that the device does not begin a connection with, although they
+are next, it has no more: a gap, behind which the detector begins anew. Where some are
+missing within a connection they were lost on the way, or the device has just given them
+up: the connection ends, so that the device begins with the first that it still has.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class EcgStream:
     def __init__(self, gap: Gap) -> None:
         self._gap = gap
         self._session: int | None = None
+        self._link: Link | None = None  # that the newest chunk came over
         self._rate_hz = 0
         self._next = 0  # the first sample that the detector has not seen
         self._durable = 0  # every sample before it is
@@ -72,6 +76,14 @@ class EcgStream:
             self._acknowledged = -1
             self._start_s = float("inf")
             self._reset(chunk.rate_hz, chunk.first)
+        begins, self._link = link is not self._link, link
+        if chunk.first > self._next and not begins:
+            if not link.gone.is_set():
+                log.warning(
+                    "%s: a part of its ECG did not come: asked anew", link.device
+                )
+                link.gone.set()
+            return []
         old = self._is_old(chunk)
         settle = self._settler(link, chunk)
         values = [

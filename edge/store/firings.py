@@ -8,11 +8,12 @@ row always stays, or SQLite would begin to count at 1 again.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
 
-from edge.errors import ErasedError
+from edge.errors import ErasedError, IntegrityError
 from edge.store.database import meta, rows
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 KEPT_COUNT = 10_000
 RELEASED_KEY = "outbox_released"
+
+log = logging.getLogger("edge.firings")
 
 
 class FiringsPage(NamedTuple):
@@ -56,7 +59,8 @@ def bounds(connection: apsw.Connection) -> tuple[int, int]:
 def page(reader: Reader, after: int, through: int, count: int) -> FiringsPage:
     """At most `count` firings with numbers above `after` and not above `through`.
 
-    Those of a patient who was erased are passed over.
+    Those of a patient who was erased are passed over, and so are damaged ones: nobody
+    who has to be told of the others may hang on them.
     """
     found = []
     looked = rows(
@@ -70,4 +74,8 @@ def page(reader: Reader, after: int, through: int, count: int) -> FiringsPage:
             found.append((number, reader.firing_at(batch_id, leaf)))
         except ErasedError:
             continue
+        except IntegrityError as error:
+            log.error(
+                "alert %d cannot be told (see `iomt store check`): %s", number, error
+            )
     return FiringsPage(found, looked[-1][0] if len(looked) == count else through)

@@ -7,11 +7,12 @@ neither who is subscribed nor from which device. What the row says is the listen
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import apsw
 
-from edge.errors import RejectError
+from edge.errors import IntegrityError
 from edge.store import vault
 from edge.store.commit import Writer
 from edge.store.database import rows
@@ -20,6 +21,8 @@ from edge.store.keys import Keys
 KEY_PREFIX = "mqtt.session."
 TAG_SIZE = 16
 _ASSOCIATED = b"mqtt session"
+
+log = logging.getLogger("edge.sessions")
 
 
 def write(writer: Writer, changes: Mapping[str, bytes | None]) -> None:
@@ -45,6 +48,6 @@ def read(connection: apsw.Connection, keys: Keys) -> list[bytes]:
     ):
         try:
             found.append(vault.unseal(keys.gateway, sealed, _ASSOCIATED))
-        except RejectError:
-            continue
+        except IntegrityError as error:
+            log.error("an MQTT session that was kept is lost: %s", error)
     return found

@@ -6,15 +6,19 @@ master key re-wraps that one and leaves these as they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import apsw
 
 from edge import cbor
+from edge.errors import IntegrityError
 from edge.store.database import rows
 from edge.store.vault import seal, unseal
 
 PREFIX = "shared-key-"
+
+log = logging.getLogger("edge.keys")
 
 
 def statement(
@@ -26,16 +30,22 @@ def statement(
 
 
 def load(connection: apsw.Connection, gateway_key: bytes) -> Mapping[int, bytes]:
-    """The keys by the device's id."""
-    found = rows(
+    """The keys by the device's id; one that does not open is told and left out.
+
+    What its device sends is refused then, and the others go on.
+    """
+    keys = {}
+    for id_, name, ref, sealed in rows(
         connection,
-        "SELECT d.id, d.ref, m.value FROM devices d "
+        "SELECT d.id, d.name, d.ref, m.value FROM devices d "
         "JOIN meta m ON m.key = ? || d.id WHERE d.kind = 'shared'",
         (PREFIX,),
-    )
-    return {
-        id_: unseal(gateway_key, sealed, _associated(ref)) for id_, ref, sealed in found
-    }
+    ):
+        try:
+            keys[id_] = unseal(gateway_key, sealed, _associated(ref))
+        except IntegrityError as error:
+            log.error("device %s: its shared key: %s", name, error)
+    return keys
 
 
 def _associated(ref: bytes) -> bytes:

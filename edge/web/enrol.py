@@ -36,10 +36,11 @@ def make_app(redeem: Redeem, authority_pem: Callable[[], str]) -> web.Applicatio
             claim, csr = body["claim"], body["csr"]
             if not isinstance(claim, str) or not isinstance(csr, str):
                 raise TypeError("claim and csr are texts")
-        except (ValueError, KeyError, TypeError) as error:
+            octets = csr.encode()  # JSON can write half of a UTF-16 pair
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             return web.json_response({"error": f"not a request: {error}"}, status=400)
         try:
-            return web.json_response(await redeem(claim.strip().upper(), csr.encode()))
+            return web.json_response(await redeem(claim.strip().upper(), octets))
         except RejectError as error:
             return web.json_response({"error": str(error)}, status=403)
 

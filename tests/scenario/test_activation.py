@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -403,3 +404,23 @@ def test_mistakes_about_approvers_are_named(
     text = f'[gateway]\norigin = "a"\ndata = "d"\n[contracts]\n{lines}\n'
     with pytest.raises(ConfigurationError, match=reason):
         config.parse(text, "iomt.toml", tmp_path)
+
+
+async def test_what_was_entered_before_is_answered_once_it_is_durable(
+    tmp_path: Path,
+) -> None:
+    """Asked again while the commit is under way: a crash must not make it untrue."""
+    async with a_ward(governed(tmp_path / "g")) as (core, _):
+        core.intake.before_commit.append(lambda: lambda _: time.sleep(0.2))
+        propose = ("contract-propose",)
+        first = asyncio.create_task(do(core, *propose, text=text(), name="a file"))
+        await asyncio.sleep(0)
+        again = asyncio.create_task(do(core, *propose, text=text(), name="a file"))
+        row = await again
+        assert first.done()
+        assert (row["new"], (await first)["new"]) == (False, True)
+        first = asyncio.create_task(approve(core, row, "ann"))
+        await asyncio.sleep(0)
+        assert not (await approve(core, row, "ann"))["new"]
+        assert first.done()
+        assert (await first)["new"]

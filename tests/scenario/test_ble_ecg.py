@@ -8,9 +8,11 @@ import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ble_fakes import FAST, Intake, Radio, feeding, running, until, virtual_radio
+from bleak import BleakClient
 from workbench import readings_of, trusted_clock
 
 from edge.devices.originals import readings_of as decoded
@@ -20,7 +22,9 @@ from edge.devices.profiles.heart_rate import HeartRateMeasurement
 from edge.gateway import open_core
 from edge.model import Arrival, Outcome, Verdict
 from edge.sources.ble import BleSource
+from edge.sources.ble_ecg import EcgStream
 from edge.sources.ble_hci import attach
+from edge.sources.ble_link import Link
 from firmware_sim.ble import Peripheral
 from firmware_sim.ble_ecg import CHUNK_COUNT, RATE_HZ, EcgPatch
 
@@ -202,3 +206,44 @@ async def test_the_heart_rate_is_a_record_of_its_own_beside_the_waveform(
     ]
     assert len(rates) > 20
     assert all(abs(rate - 120) <= 1 for rate in rates[2:25])
+
+
+async def test_a_chunk_that_was_lost_on_the_way_is_had_from_the_device_again() -> None:
+    """It keeps what is not acknowledged: an acknowledgement must not pass the hole."""
+
+    class Client:
+        acknowledged = 0
+
+        async def write_gatt_char(
+            self, _: str, value: bytes, *, response: bool
+        ) -> None:
+            assert response
+            self.acknowledged = int.from_bytes(value[4:], "little")
+
+    told: list[str] = []
+    stream, client = EcgStream(told.append), Client()
+
+    async def take(link: Link, *places: int) -> None:
+        for place in places:
+            samples = tuple(heart(CHUNK_COUNT))
+            chunk = EcgChunk(7, place * CHUNK_COUNT, RATE_HZ, 1000, 1, samples)
+            for value in stream.take(link, bytes(chunk)):
+                if value.settle is not None:
+                    value.settle(Outcome(Verdict.COMMITTED))
+        await asyncio.sleep(0.01)
+
+    def connection() -> Link:
+        return Link(PATCH, "patch", client=cast(BleakClient, client))
+
+    first, second, third = connection(), connection(), connection()
+    await take(first, 0)
+    await take(first, 2, 3)
+    assert client.acknowledged == CHUNK_COUNT
+    assert first.gone.is_set()
+    await take(second, 1, 2, 3)
+    assert client.acknowledged == 4 * CHUNK_COUNT
+    assert not told
+    await take(third, 6)  # the device begins with the first that it still has
+    assert client.acknowledged == 7 * CHUNK_COUNT
+    assert told == [f"patch: {2 * CHUNK_COUNT} samples of its ECG are missing"]
+    assert not third.gone.is_set()

@@ -16,6 +16,7 @@ from edge.devices.profiles.current_time import CurrentTime
 from edge.devices.profiles.racp import OpCode, Response
 from edge.errors import Reason
 from edge.model import Arrival, Outcome, Verdict
+from edge.sources.ble_records import RecordAccess
 
 LIMITS = dataclasses.replace(FAST, record_quiet_s=0.4, waiting_count_max=64)
 
@@ -275,3 +276,21 @@ async def test_what_comes_unasked_is_live_where_nobody_knows_the_clock(
         await until(lambda: len(readings(intake)) == 1, "the record")
     # Sent unasked, so it may be new and the clock wrong: in doubt it is live.
     assert not readings(intake)[0].backlog
+
+
+@pytest.mark.parametrize(
+    ("numbers", "may"),
+    [([1, 2, 5], True), ([3, 1], False), ([2, 2], False), ([], False)],
+)
+async def test_nothing_is_deleted_where_the_numbers_do_not_rise(
+    numbers: list[int], may: bool
+) -> None:
+    """ "Up to the last" would take records along that never came."""
+
+    async def write(_: bytes) -> None:
+        raise AssertionError("nothing is asked")
+
+    access = RecordAccess("2a18", write, quiet_s=1)
+    for number in numbers:
+        access.took("2a18", record(number, now_ms()))
+    assert access.may_delete() is may

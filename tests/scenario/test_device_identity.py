@@ -418,3 +418,23 @@ def test_an_authority_whose_change_was_cut_in_two_goes_on(
 def test_what_is_no_certificate_names_nobody(content: bytes) -> None:
     with pytest.raises(RejectError, match="client certificate"):
         identity_of(content)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 16_000, rb'{"claim":"x","csr":"\ud800"}', b"[]", b'{"claim":1}', b"\xff"],
+)
+async def test_what_is_no_request_is_answered_as_such(
+    tmp_path: Path, body: bytes
+) -> None:
+    """A stranger's bytes must not fill the log with tracebacks."""
+    async with front(secure(tmp_path / "g")) as door:
+        row = await do(door, "device-enrol", device="thermo-1")
+        context = ssl.create_default_context(
+            cadata=door.running.core.identities.authority().pem
+        )
+        async with aiohttp.ClientSession() as session:
+            url = str(row["enrol"])
+            async with session.post(url, data=body, ssl=context) as response:
+                assert response.status == 400
+                assert "not a request" in (await response.json())["error"]

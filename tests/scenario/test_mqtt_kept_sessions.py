@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import ssl
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
+import apsw
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_frost
 from mqtt_fakes import Peer, both, code_of_disconnect
 from processes import installed
+from test_device_identity import do, keep, port_of, request_of, secure
+from workbench import Mailbox, a_ward, make_gateway
 
+from edge.delivery.feed import live_firing
+from edge.delivery.sessions import SessionKeeper
+from edge.gateway import open_core
+from edge.sources.mqtt_listener import Limits, RateLimitedLog
 from edge.sources.mqtt_packets import (
     V5,
     V311,
@@ -23,8 +36,11 @@ from edge.sources.mqtt_packets import (
     Subscription,
     Unsubscribe,
 )
-from edge.sources.mqtt_properties import Properties, Property
-from edge.store import firings
+from edge.sources.mqtt_properties import Code, Properties, Property
+from edge.sources.mqtt_sessions import Sessions
+from edge.store import firings, sessions
+from edge.store.database import DATABASE_NAME, FRAME_BITS, rows
+from edge.store.keys import Keys
 from edge.store.vault import load_keys
 
 TOPIC = "iomt/v1/alerts/high/frost"
@@ -289,3 +305,196 @@ async def test_one_user_cannot_fill_the_store_with_sessions(tmp_path: Path) -> N
                 tablet.write(Disconnect())
                 await tablet.bytes_until_closed()
     assert not any(present[:4])  # the ones that were away the longest went
+
+
+async def test_what_a_commit_takes_along_is_durable_before_what_is_saved_after_it(
+    tmp_path: Path,
+) -> None:
+    """Or a SUBACK would leave before its session is kept, and an older state of it
+    would replace a newer one."""
+    settings = make_gateway(tmp_path / "g")
+    state: dict[str, bytes | None] = {}
+
+    def changes() -> dict[str, bytes | None]:
+        taken = dict(state)
+        state.clear()
+        return taken
+
+    async with a_ward(settings) as (core, _):
+        intake = core.intake
+        await intake.committed()
+        keeper = SessionKeeper(intake, [])
+        intake.before_commit.append(lambda: lambda _: time.sleep(0.2))
+        keeper.save_with_commits(changes)
+
+        async def save() -> None:
+            await keeper.save(changes())
+
+        state["tablet"] = b"as it is now"
+        saving = asyncio.create_task(save())  # takes what no commit has taken by then
+        intake.alarm("test", "start", "an urgent commit")
+        assert not state
+        await saving
+        connection = core.reader.connection
+        keys = Keys(load_keys(settings.keys).master, connection)
+        assert sessions.read(connection, keys) == [b"as it is now"]
+
+
+async def test_a_damaged_alert_does_not_keep_the_others_from_who_was_away(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+        await raise_alarms(gateway, 3)
+        await asyncio.sleep(0)
+        await gateway.running.core.administration.add_patient("P-1")  # all are shown
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    found = "SELECT f.id, f.sealed FROM frames f JOIN outbox o ON o.batch = f.id >> ? "
+    found += "WHERE f.class = 2 ORDER BY f.id LIMIT 1 OFFSET 1"
+    [(frame, sealed)] = rows(connection, found, (FRAME_BITS,))
+    damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    connection.execute("UPDATE frames SET sealed = ? WHERE id = ?", (damaged, frame))
+    connection.close()
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
+        assert [(await alert(tablet))[0] for _ in range(2)] == ["start", "start"]
+
+
+class Secured(Peer):
+    """A client over TLS, with a certificate."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(Place(port), V5)
+        self._context = context
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection(
+            "localhost", self._port, ssl=self._context
+        )
+        return self
+
+
+async def test_a_device_that_is_named_like_the_viewer_gets_nothing_of_the_viewers(
+    tmp_path: Path,
+) -> None:
+    """Sessions are told apart by user and client id: a device must not be that user."""
+    settings = secure(tmp_path / "g")
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "frost.toml").write_text(FROST)
+    settings = replace(settings, contracts=tmp_path / "rules")
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with front(settings) as gateway:
+        await gateway.enrol()
+        await gateway.running.core.administration.add_device("viewer", "unsigned")
+        row = await do(
+            gateway, "device-certificate", device="viewer", request=request_of(key)
+        )
+        files = keep(tmp_path / "d", key, row)
+        context = ssl.create_default_context(cadata=row["ca"])
+        context.load_cert_chain(files / "device.pem", files / "device.key")
+        async with Peer(gateway, V5) as tablet:
+            await hello(tablet, gateway.token)
+            await follow(tablet)
+            await raise_alarms(gateway, 1)
+            await alert(tablet, acknowledge=False)
+        async with Secured(int(port_of(gateway)), context) as device:
+            answer = await hello(device, "", user=None)
+            assert answer.code == Code.BAD_USER_OR_PASSWORD
+        async with Peer(gateway, V5) as tablet:
+            assert (await hello(tablet, gateway.token)).session_present
+            assert await alert(tablet) == ("start", True, 1)
+
+
+async def test_a_damaged_session_is_left_out_and_the_gateway_starts(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        await hello(tablet, gateway.token)
+        await follow(tablet)
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    connection.execute(
+        "UPDATE meta SET value = zeroblob(90) WHERE key GLOB 'mqtt.session.*'"
+    )
+    assert connection.changes() == 1
+    connection.close()
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert not (await hello(tablet, gateway.token)).session_present
+        await follow(tablet)
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
+
+
+async def test_alarms_of_one_commit_are_each_told_once(tmp_path: Path) -> None:
+    async with front(with_frost(tmp_path)) as gateway, Peer(gateway, V5) as tablet:
+        await gateway.enrol()
+        await hello(tablet, gateway.token)
+        await follow(tablet)
+        async with Peer(gateway, V5) as device:
+            await device.connect(client_id="thermometer")
+            both_at_once = (COLD, WARM, COLD)
+            device.write(
+                *(
+                    Publish(PUBLISHED, temperature(value), 1, i)
+                    for i, value in enumerate(both_at_once, 1)
+                )
+            )
+            for i in range(1, 4):
+                assert await device.receive() == Puback(i)
+        await raise_alarms(gateway, 2, first=4)
+        phases = [(await alert(tablet))[0] for _ in range(5)]
+        assert phases[:3] == ["start", "end", "start"]
+        assert phases[3:] == ["end", "start"]
+        assert await tablet.silence()
+
+
+async def test_a_session_after_a_clean_start_is_durable_with_its_suback(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with front(settings) as gateway:
+        connection = gateway.running.core.reader.connection
+        keys = Keys(gateway.running.core.keyring.master, connection)
+        for clean in (False, True):
+            async with Peer(gateway, V5) as tablet:
+                await hello(tablet, gateway.token, clean_start=clean)
+                await follow(tablet)
+                assert len(sessions.read(connection, keys)) == 1
+    async with front(settings) as gateway, Peer(gateway, V5) as tablet:
+        assert (await hello(tablet, gateway.token)).session_present
+
+
+def test_a_tablets_alerts_outlive_the_receipts_of_devices() -> None:
+    log = RateLimitedLog(logging.getLogger("test"))
+    kept = Sessions(Limits(sessions_max=1), log)
+    for user, topic in (
+        ("viewer", "iomt/v1/alerts/#"),
+        ("bed-7", "iomt/v1/bed-7/receipt"),
+    ):
+        session, _ = kept.begin(user, "its id", clean=False, expiry_s=600)
+        session.subscribe(topic, 1, None)
+        kept.leave(session)
+        time.sleep(0.002)  # the tablet is away the longest
+    assert [one.user for one in kept.all()] == ["viewer"]
+
+
+async def test_alarms_that_a_start_made_up_for_are_not_told_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Also where the start's own commit was made before anything could be shown."""
+    settings = with_frost(tmp_path)
+    async with open_core(settings) as core:
+        await core.administration.add_device("thermometer", "unsigned")
+        await Mailbox(core).send("thermometer", temperature(COLD))
+    async with open_core(settings) as core:
+        await core.intake.committed()
+        [(number, stored)] = core.undelivered
+        late = live_firing(stored, core.reader.patients(), number)
+        core.intake.open_views((late,), number)
+        await core.administration.add_patient("P-1")
+    async with open_core(settings) as core:
+        assert not core.undelivered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from edge.ledger.verify import Verdict, verify_directory, verify_proof
 from edge.model import Attestation
 from edge.model import Verdict as Answer
 from edge.rekeying import GRACE_MAX_H, HOUR_MS
-from edge.store import custody, epochs
+from edge.store import custody, device_keys, epochs
 
 NODE = os.environ.get("IOMT_NODE") or shutil.which("node")
 CLI = Path(__file__).parents[2] / "verifier" / "cli.mjs"
@@ -218,3 +219,50 @@ def test_a_later_epoch_has_the_key_within_its_grace_and_the_new_one() -> None:
     ):  # fmt: skip
         entries = epochs.enrolled_again(device, now_ms)
         assert [decode_entry(one) for one in entries] == expected
+
+
+async def test_the_old_key_ends_with_its_entry_and_not_when_that_is_durable(
+    tmp_path: Path,
+) -> None:
+    """A leaked key signs nothing that comes after the entry which ends it."""
+    settings = make_gateway(tmp_path / "g")
+    old, new = old_and_new()
+    async with a_ward(settings) as (core, mail):
+        await core.administration.add_device("pump", "signed", old.public_key)
+        core.intake.before_commit.append(lambda: lambda _: time.sleep(0.2))
+        rolling = asyncio.create_task(roll(core, new, grace_h=0))
+        await asyncio.sleep(0)  # it has happened, and its commit is under way
+        leaked = mail.submit("pump", old.envelope())
+        fresh = mail.submit("pump", new.envelope())
+        assert not rolling.done()
+        assert (await leaked).reason is Reason.BAD_SIGNATURE
+        assert (await fresh).verdict is Answer.COMMITTED
+        await rolling
+
+
+async def test_of_three_keys_the_last_two_are_good_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    settings = make_gateway(tmp_path / "g")
+    first, second = old_and_new()
+    third = SignedDevice("pump", bytes(32), sequence=200)
+    async with a_ward(settings) as (core, _):
+        await core.administration.add_device("pump", "signed", first.public_key)
+        for one in (second, third):
+            await roll(core, one)
+    async with a_ward(settings) as (core, mail):
+        for one, reason in (
+            (first, Reason.BAD_SIGNATURE),  # within its hour, and superseded twice
+            (second, None),
+            (third, None),
+        ):
+            assert (await mail.send("pump", one.envelope())).reason is reason
+        device = core.registry.find("pump")
+        assert device is not None
+        ends = [
+            one.until_ms
+            for one in device_keys.keys_of(core.reader.connection, device.id)
+        ]
+        assert ends[1:] == [device.former_until_ms, None]
+        assert ends[0] is not None
+        assert ends[0] <= core.intake.now_ms()

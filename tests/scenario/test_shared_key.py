@@ -10,6 +10,7 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import apsw
 import cbor2
 import pytest
 from copies import NOW_MS, save
@@ -27,7 +28,7 @@ from edge.model import Attestation
 from edge.model import Verdict as Answer
 from edge.store import rotation
 from edge.store.backup import open_copy
-from edge.store.database import rows
+from edge.store.database import DATABASE_NAME, rows
 from edge.store.restore import restore
 
 KEY = bytes(range(7, 39))
@@ -171,3 +172,25 @@ def test_the_commands_make_check_and_enrol_with_one_key_file(
     other = str(tmp_path / "other.key")
     assert cli.main(["envelope", "check", file, "--key", other]) == 1
     assert "the kid is not that of this key" in capsys.readouterr().out
+
+
+async def test_a_damaged_shared_key_does_not_keep_a_ward_without_its_gateway(
+    tmp_path: Path,
+) -> None:
+    settings = make_gateway(tmp_path / "g")
+    async with a_ward(settings) as (core, _):
+        add = core.administration.add_device
+        await add("strip", "shared", shared_key=KEY.hex())
+        await add("other", "shared", shared_key=KEY[::-1].hex())
+    with contextlib.closing(
+        apsw.Connection(str(settings.directory / DATABASE_NAME))
+    ) as c:
+        c.execute("UPDATE meta SET value = zeroblob(60) WHERE key = 'shared-key-3'")
+        assert c.changes() == 1
+    async with a_ward(settings) as (core, mail):
+        assert (await mail.send("strip", made(1))).reason is Reason.BAD_SIGNATURE
+        found = core.registry.find("other")
+        assert found is not None
+        assert found.shared_key == KEY[::-1]
+        good = SignedDevice("monitor").envelope()
+        assert (await mail.send("monitor", good)).verdict is Answer.COMMITTED

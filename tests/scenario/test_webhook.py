@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import apsw
 import pytest
 from aiohttp import web
 from workbench import Mailbox, SignedDevice, a_ward, make_gateway
@@ -22,7 +23,7 @@ from edge.delivery.webhook import WebhookSender
 from edge.errors import ConfigurationError
 from edge.gateway import Core
 from edge.model import CommitReport, Firing, Verdict
-from edge.store.database import open_reader, rows
+from edge.store.database import DATABASE_NAME, FRAME_BITS, open_reader, rows
 from edge.store.reader import Reader
 
 SECRET = "a secret of the clinic's pager"
@@ -234,3 +235,29 @@ def test_a_secret_that_others_may_read_or_guess_is_refused(tmp_path: Path) -> No
     file.write_text("short")
     with pytest.raises(ConfigurationError, match="16 characters"):
         webhook.load_secret(file)
+
+
+async def test_a_damaged_alarm_stops_neither_the_others_nor_the_gateway(
+    tmp_path: Path,
+) -> None:
+    pager, monitor = Pager(mood=500), SignedDevice("monitor")
+    async with listening(pager):
+        settings = settings_with(tmp_path, pager)
+        async with sending(settings) as (core, mail):
+            await alarms(mail, monitor, 190, 191)
+            await core.administration.add_patient("P-2")  # notes that all were shown
+    connection = apsw.Connection(str(settings.directory / DATABASE_NAME))
+    [(frame, sealed)] = rows(
+        connection,
+        "SELECT f.id, f.sealed FROM frames f JOIN deliveries d ON d.batch = f.id >> ? "
+        "WHERE f.class = 2 ORDER BY d.id LIMIT 1",
+        (FRAME_BITS,),
+    )
+    damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    connection.execute("UPDATE frames SET sealed = ? WHERE id = ?", (damaged, frame))
+    connection.close()
+    pager.mood = 200
+    async with listening(pager), sending(settings_with(tmp_path, pager)):
+        await pager.until(4)
+    told = [one["phase"] for one in pager.taken if one["contract"] != "gateway"]
+    assert told == ["end", "start", "end"]
