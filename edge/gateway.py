@@ -51,7 +51,7 @@ from edge.sources.mqtt_broker import BrokerLogin, BrokerSource
 from edge.sources.mqtt_listener import MqttListener
 from edge.start import Rules, begin, load_contracts, rules
 from edge.store import commit as store
-from edge.store import contract_log, forget, sessions
+from edge.store import contract_log, firings, forget, sessions
 from edge.store.certificates import Authority
 from edge.store.contract_log import SOURCE_KEY
 from edge.store.database import lock_directory, meta, open_writer
@@ -249,7 +249,7 @@ async def _running(
         settings.pace,
         failed,
     )
-    undelivered = reader.undelivered()  # before this process's own firings
+    undelivered = firings.unshown(reader)  # before this process's own firings
     own = begin(
         settings,
         writer.connection,
@@ -563,8 +563,8 @@ async def _start_tls(
 
 def _show_active(opened: Core, live: Live) -> None:
     """Put the alarms that were active before the start on the views again."""
-    firings = opened.intake.evaluator.machine.active()
-    live.update(opened.intake.report(_live(opened, firings)))
+    active = opened.intake.evaluator.machine.active()
+    live.update(opened.intake.report(_live(opened, active)))
 
 
 def _release_undelivered(opened: Core) -> None:
@@ -575,11 +575,11 @@ def _release_undelivered(opened: Core) -> None:
     opened.intake.open_views(tuple(late), last)
 
 
-def _live(opened: Core, firings: Sequence[Firing]) -> tuple[LiveFiring, ...]:
+def _live(opened: Core, active: Sequence[Firing]) -> tuple[LiveFiring, ...]:
     """Firings as the views take them; which records they are is not known."""
     patients = opened.reader.patients()
     shown = []
-    for firing in firings:
+    for firing in active:
         subject, _, key = firing.subject.partition(":")
         patient = patients.get(key) if subject == "patient" else None
         device = key if subject == "device" else None

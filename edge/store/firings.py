@@ -56,6 +56,13 @@ def bounds(connection: apsw.Connection) -> tuple[int, int]:
     return oldest or last + 1, newest or last
 
 
+def unshown(reader: Reader) -> list[tuple[int, StoredRecord]]:
+    """(number, record) of those that were committed and not shown, as in a page."""
+    last = released(reader.connection)
+    newest = bounds(reader.connection)[1]
+    return page(reader, last, newest, newest - last + 1).firings
+
+
 def page(reader: Reader, after: int, through: int, count: int) -> FiringsPage:
     """At most `count` firings with numbers above `after` and not above `through`.
 

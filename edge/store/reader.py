@@ -6,7 +6,6 @@ without one. Each question is one short read transaction.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import logging
 import re
@@ -37,7 +36,6 @@ from edge.store.database import (
     open_reader,
     rows,
 )
-from edge.store.firings import released
 from edge.store.keys import (
     Keys,
     episode_associated,
@@ -389,21 +387,6 @@ class Reader:
         [(batch_id, sealed)] = found
         return batch_id, vault.unseal(self._keys.gateway, sealed, b"contracts")
 
-    def undelivered(self) -> list[tuple[int, StoredRecord]]:
-        """(outbox row, record) of alerts that were committed and not yet released.
-
-        Those of a patient who was erased before are passed over.
-        """
-        found = []
-        for id_, batch_id, leaf in rows(
-            self._connection,
-            "SELECT id, batch, leaf FROM outbox WHERE id > ? ORDER BY id",
-            (released(self._connection),),
-        ):
-            with contextlib.suppress(ErasedError):
-                found.append((id_, self.record_at(batch_id, leaf)))
-        return found
-
     def quarantine(self) -> Iterator[tuple[int, int, list[object]]]:
         """(row, time_ms, [principal, device, stream, reason, detail, payload])."""
         for id_, time_ms, sealed in rows(
@@ -430,9 +413,12 @@ class Reader:
     def _record_among(
         self, frames: Iterable[int], batch_id: int, leaf: int
     ) -> StoredRecord:
-        for stored in self._frames_records(frames):
+        damaged: list[str] = []  # frames of the batch, of which that is one perhaps
+        for stored in self._frames_records(frames, damaged.append):
             if stored.leaf == leaf:
                 return stored
+        if damaged:
+            raise IntegrityError(damaged[0])
         raise ErasedError(f"batch {batch_id} has no record {leaf} any more")
 
     def frames_of(self, batch_id: int) -> list[int]:

@@ -482,6 +482,32 @@ def test_a_tablets_alerts_outlive_the_receipts_of_devices() -> None:
     assert [one.user for one in kept.all()] == ["viewer"]
 
 
+async def test_a_damaged_alarm_keeps_neither_the_start_nor_another_of_its_commit(
+    tmp_path: Path,
+) -> None:
+    settings = with_frost(tmp_path)
+    async with open_core(settings) as core:  # where nothing is shown
+        mail = Mailbox(core)
+        for device in ("thermometer", "fridge"):
+            await core.administration.add_device(device, "unsigned")
+        await asyncio.gather(
+            *(mail.send(one, temperature(COLD)) for one in ("thermometer", "fridge"))
+        )
+    with apsw.Connection(str(settings.directory / DATABASE_NAME)) as connection:
+        found = "SELECT f.id, f.sealed FROM frames f WHERE f.class = 2 AND EXISTS "
+        found += "(SELECT 1 FROM outbox WHERE batch = f.id >> ?) ORDER BY f.id"
+        frames = rows(connection, found, (FRAME_BITS,))
+        assert [frame >> FRAME_BITS for frame, _ in frames] == [
+            frames[0][0] >> FRAME_BITS
+        ] * 2
+        frame, sealed = frames[0]
+        sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        connection.execute("UPDATE frames SET sealed = ? WHERE id = ?", (sealed, frame))
+    async with open_core(settings) as core:
+        [(_, stored)] = core.undelivered
+        assert stored.record.device == "fridge"
+
+
 async def test_alarms_that_a_start_made_up_for_are_not_told_by_the_next(
     tmp_path: Path,
 ) -> None:
