@@ -86,6 +86,7 @@ class Identities:
         self.place: dict[str, object] = {}  # where devices connect; empty: nowhere
         self._tls = _stored(connection, TLS_KEY)
         self._passwords = _stored(connection, PASSWORD_KEY)
+        rekeying.on_end.append(self.closed)
 
     def authority(self) -> Authority:
         """Our own certificate authority, made when somebody first needs it."""
@@ -118,6 +119,8 @@ class Identities:
             if device is None or user not in ("", name) or name == VIEWER:
                 return None
             good = hmac.compare_digest(self._tls.get(device.id, b""), key)
+            # A key that a device signs with is let in no longer than it signs.
+            good = good and not self._rekeying.has_ended(device, key)
             return (DEVICE, name) if good else None
         if user == VIEWER:
             good = hmac.compare_digest(password, self._token)

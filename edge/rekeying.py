@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 
 import apsw
 
@@ -26,7 +27,10 @@ HOUR_MS = 3_600_000
 
 
 class Rekeying:
-    """Replaces the keys that devices sign with."""
+    """Replaces the keys that devices sign with.
+
+    `on_end` is told a device's name when its key of before is good no more, at once.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Rekeying:
         self._registry = registry
         self._connection = connection
         self._changing: set[int] = set()
+        self.on_end: list[Callable[[str], None]] = []
 
     @property
     def operations(self) -> Mapping[str, Callable[..., Awaitable[object]]]:
@@ -82,7 +87,23 @@ class Rekeying:
             await self._intake.administer(change)
         finally:
             self._changing.discard(device.id)
+        if not grace_h:
+            for listener in self.on_end:
+                listener(device.name)
         return until_ms
+
+    def has_ended(self, device: Device, key_info: bytes) -> bool:
+        """Whether this key (SHA-256 of its SubjectPublicKeyInfo) signs no more for it.
+
+        No for one that it never signed with.
+        """
+        now_ms = self._intake.now_ms()
+        return any(
+            one.until_ms is not None
+            and one.until_ms <= now_ms
+            and sha256(device_key.subject_public_key_info(one.key)).digest() == key_info
+            for one in device_keys.keys_of(self._connection, device.id)
+        )
 
     def check(
         self, name: str, public_key: str, grace_h: int

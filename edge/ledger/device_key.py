@@ -55,6 +55,12 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return ed25519.verify(public_key, message, signature)
 
 
+def subject_public_key_info(public_key: bytes) -> bytes:
+    """The key as certificates hold it (RFC 5280, DER)."""
+    long = len(public_key) == p256.PUBLIC_KEY_SIZE
+    return (_SPKI_P256 if long else _SPKI_ED25519) + public_key
+
+
 def parse(text: str) -> bytes:
     """The public key in hexadecimal digits or a PEM block; RejectError otherwise."""
     text = text.strip()

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
 from fronts import front
 from processes import run
 from test_device_identity import do, redeem, request_of, secure
@@ -70,6 +72,35 @@ async def verdicts(
 
 
 GOOD = (Verdict.OK, 0 if NODE else None)
+
+
+async def test_a_key_that_leaked_opens_no_connection_either(tmp_path: Path) -> None:
+    """Its certificate is for the key that the device signed with."""
+    settings = secure(tmp_path)
+    old, new = old_and_new()
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(old.seed)
+    another = ed25519.Ed25519PrivateKey.from_private_bytes(new.seed)
+    closed: list[str] = []
+    async with front(settings) as door:
+        core = door.running.core
+        row = await do(door, "device-enrol", device="pump")
+        status, answer = await redeem(row, request_of(key))
+        assert status == 200
+        shown = x509.load_pem_x509_certificate(answer["certificate"].encode())
+        octets = shown.public_bytes(Encoding.DER)
+        core.identities.on_change.append(closed.append)
+        assert core.identities.identify("", b"", octets) == ("device", "pump")
+        await roll(core, new, grace_h=1)
+        assert core.identities.identify("", b"", octets) == ("device", "pump")
+        assert closed == []
+        await roll(core, SignedDevice("pump", bytes(range(2, 34))), grace_h=0)
+        assert core.identities.identify("", b"", octets) is None
+        assert closed == ["pump"]
+        row = await do(door, "device-enrol", device="pump", grace_h=0)
+        status, answer = await redeem(row, request_of(another))
+        assert (status, "before" in answer["error"]) == (403, True)
+    async with front(settings) as door:
+        assert door.running.core.identities.identify("", b"", octets) is None
 
 
 async def test_old_envelopes_are_proven_by_the_old_key_and_new_ones_by_the_new(
