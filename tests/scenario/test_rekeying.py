@@ -90,6 +90,8 @@ async def test_a_key_that_leaked_opens_no_connection_either(tmp_path: Path) -> N
         octets = shown.public_bytes(Encoding.DER)
         core.identities.on_change.append(closed.append)
         assert core.identities.identify("", b"", octets) == ("device", "pump")
+        assert core.identities.identify("pump", b"", octets) == ("device", "pump")
+        assert core.identities.identify("monitor", b"", octets) is None
         await roll(core, new, grace_h=1)
         assert core.identities.identify("", b"", octets) == ("device", "pump")
         assert closed == []

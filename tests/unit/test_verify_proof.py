@@ -296,6 +296,20 @@ def test_a_signature_of_another_purpose_is_none_of_a_reading(tmp_path: Path) -> 
         assert report.verdict is verdict
 
 
+def test_a_signature_under_another_algorithms_name_is_none(tmp_path: Path) -> None:
+    """It is the key's over these very bytes, but they say that it is ES256's."""
+    assert isinstance(PARTS, cbor.Tag)
+    assert isinstance(PARTS.value, list)
+    header = b"\xa2\x01\x26" + HEADER[3:]
+    signed = cbor.encode(["Signature1", header, b"iomt/reading/v1", PARTS.value[2]])
+    signature = ledger_files.DEVICE_KEY.sign(signed)
+    changed = original(protected=header, signature=signature)
+    path = proof_of(GOOD._replace(original=changed), tmp_path)
+    report = verify.verify_proof(path, VKEY, device_key=DEVICE_KEY)
+    assert report.verdict is Verdict.REFUSED
+    assert "algorithm is not the key's" in report.reason
+
+
 def test_the_auditors_reader_agrees_with_the_gateways() -> None:
     """Two readers of one format: what is signed must be the same bytes."""
     theirs = envelope.parse(GOOD.original)
