@@ -306,28 +306,28 @@ struct chosen {
     struct iomt_field plus, minus, dxy;
 };
 
-/* The row's multiple [digit], -16 <= digit <= 16, by reading the whole row. */
-static inline void choose_secret(struct chosen *out,
+/* The row's multiple [digit], -16 <= digit <= 16, by reading the whole row. What is left in
+ * `found` is secret. */
+static inline void choose_secret(struct chosen *out, struct iomt_comb_point *found,
                                  const struct iomt_comb_point row[IOMT_COMB_MULTIPLES],
                                  int8_t digit)
 {
     const uint64_t negative = hidden(0 - ((uint64_t)(int64_t)digit >> 63));
     const uint64_t size = ((uint64_t)(int64_t)digit ^ negative) - negative;
     const uint64_t none = equal_mask(size, 0);
-    struct iomt_comb_point found;
     struct iomt_field zero = {{0}}, opposite;
 
-    find_in_row_secret(&found, row, size);
+    find_in_row_secret(found, row, size);
     for (int w = 0; w < 4; w++) { /* the opposite has the first two exchanged */
-        uint64_t change = (found.half_sum.words[w] ^ found.half_difference.words[w]) & negative;
+        uint64_t change = (found->half_sum.words[w] ^ found->half_difference.words[w]) & negative;
         uint64_t neutral_word = iomt_half.words[w] & none;
 
-        found.half_sum.words[w] ^= change | neutral_word;
-        found.half_difference.words[w] ^= change | neutral_word;
+        found->half_sum.words[w] ^= change | neutral_word;
+        found->half_difference.words[w] ^= change | neutral_word;
     }
-    iomt_field_unpack(&out->plus, &found.half_sum);
-    iomt_field_unpack(&out->minus, &found.half_difference);
-    iomt_field_unpack(&out->dxy, &found.dxy);
+    iomt_field_unpack(&out->plus, &found->half_sum);
+    iomt_field_unpack(&out->minus, &found->half_difference);
+    iomt_field_unpack(&out->dxy, &found->dxy);
     iomt_field_sub_tight(&opposite, &zero, &out->dxy);
     for (int i = 0; i < IOMT_LIMBS; i++)
         out->dxy.limb[i] ^= (out->dxy.limb[i] ^ opposite.limb[i]) & negative;
@@ -357,19 +357,21 @@ static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x
                                         const struct iomt_scalar *scalar)
 {
     struct point sum = neutral;
+    struct iomt_comb_point found;
     struct chosen chosen, next;
     int8_t digits[IOMT_COMB_PLACES];
 
     iomt_scalar_radix32(scalar, digits);
-    choose_secret(&next, iomt_base_comb[0], digits[0]);
+    choose_secret(&next, &found, iomt_base_comb[0], digits[0]);
     for (int i = 1; i < IOMT_COMB_PLACES; i++) {
         chosen = next;
-        choose_secret(&next, iomt_base_comb[i], digits[i]);
+        choose_secret(&next, &found, iomt_base_comb[i], digits[i]);
         add_chosen(&sum, &chosen, 1);
     }
     add_chosen(&sum, &next, 0);
     encode_secret(bytes, x, &sum);
     iomt_wipe(digits, sizeof digits);
+    iomt_wipe(&found, sizeof found);
     iomt_wipe(&chosen, sizeof chosen);
     iomt_wipe(&next, sizeof next);
     iomt_wipe(&sum, sizeof sum);

@@ -1,5 +1,6 @@
 /* Signs on a stack of its own, on which nothing secret may be left: the two hashes, the key,
- * the nonce and their digits, looked for word by word at every byte. */
+ * the nonce, their digits and the points that these choose from the table, looked for word by
+ * word at every byte. */
 #define _DEFAULT_SOURCE /* ucontext's stack_t */
 
 #include "commands.h"
@@ -9,7 +10,9 @@
 #include <ucontext.h>
 
 #define STACK_SIZE (1u << 16)
-#define SECRET_WORDS 52
+#define POINT_WORDS (sizeof(struct iomt_comb_point) / sizeof(uint64_t))
+#define CHOSEN_WORDS (IOMT_COMB_PLACES * POINT_WORDS)
+#define SECRET_WORDS (52 + 2 * CHOSEN_WORDS)
 
 static struct {
     const iomt_ed25519_backend *backend;
@@ -26,6 +29,16 @@ static void sign_there(void)
     iomt_ed25519_start_signer(signing.backend, signing.signer, signing.seed);
     iomt_ed25519_sign(signing.backend, signing.signer, signing.message, signing.size,
                       signature);
+}
+
+/* The points that the digits choose; zeros for 0. An opposite has the same words but one. */
+static void chosen_points(const int8_t digits[IOMT_COMB_PLACES], uint64_t words[CHOSEN_WORDS])
+{
+    memset(words, 0, CHOSEN_WORDS * sizeof words[0]);
+    for (int i = 0; i < IOMT_COMB_PLACES; i++)
+        if (digits[i] != 0)
+            memcpy(words + (size_t)i * POINT_WORDS, &iomt_base_comb[i][abs(digits[i]) - 1],
+                   sizeof(struct iomt_comb_point));
 }
 
 static void secrets_of(const uint8_t *seed, const uint8_t *message, size_t size,
@@ -57,8 +70,10 @@ static void secrets_of(const uint8_t *seed, const uint8_t *message, size_t size,
     memcpy(words + 32, digits, 64);
     iomt_scalar_radix32(&key, digits); /* 51 digits are six words and a part */
     memcpy(words + 40, digits, 48);
+    chosen_points(digits, words + 52);
     iomt_scalar_radix32(&nonce, digits);
     memcpy(words + 46, digits, 48);
+    chosen_points(digits, words + 52 + CHOSEN_WORDS);
 }
 
 static void sign_on(uint8_t *stack)
