@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
         self.principal = ""
         self.peer = ""
         self.closing = False
+        self._half_closed = False
 
     @property
     def is_tried(self) -> bool:
@@ -532,7 +533,7 @@ class Connection(asyncio.Protocol):
     # What goes to the peer
 
     def _write(self, packet: bytes) -> None:
-        if not self._transport.is_closing():
+        if not (self._half_closed or self._transport.is_closing()):
             self._transport.write(packet)
 
     def touch(self) -> None:
@@ -623,6 +624,8 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._transport.can_write_eof():
+            # A SUBACK whose session is not durable yet has nobody to go to any more.
+            self._half_closed = True
             with contextlib.suppress(OSError):  # the peer is gone already
                 self._transport.write_eof()
         else:

@@ -7,6 +7,7 @@ import json
 import logging
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -15,7 +16,7 @@ import apsw
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from fronts import COLD, FROST, WARM, Front, Place, front, temperature, with_frost
-from mqtt_fakes import Peer, both, code_of_disconnect
+from mqtt_fakes import Peer, both, code_of_disconnect, expected
 from processes import installed
 from test_device_identity import do, keep, port_of, request_of, secure
 from workbench import Mailbox, a_ward, make_gateway
@@ -29,6 +30,8 @@ from edge.sources.mqtt_packets import (
     V311,
     Connack,
     Disconnect,
+    Pingreq,
+    Pingresp,
     Puback,
     Publish,
     Suback,
@@ -466,6 +469,41 @@ async def test_a_session_after_a_clean_start_is_durable_with_its_suback(
                 assert len(sessions.read(connection, keys)) == 1
     async with front(settings) as gateway, Peer(gateway, V5) as tablet:
         assert (await hello(tablet, gateway.token)).session_present
+
+
+@both
+async def test_who_is_shown_out_while_its_suback_waits_takes_no_other_suback_along(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, save = asyncio.Event(), SessionKeeper.save
+
+    async def save_when_opened(
+        keeper: SessionKeeper, changes: Mapping[str, bytes | None]
+    ) -> None:
+        await opened.wait()
+        await save(keeper, changes)
+
+    monkeypatch.setattr(SessionKeeper, "save", save_when_opened)
+    asking = Subscribe(1, (Subscription("iomt/v1/alerts/#", 1),))
+    async with (
+        front(with_frost(tmp_path)) as gateway,
+        Peer(gateway, version) as old,
+        Peer(gateway, version) as new,
+        Peer(gateway, version) as other,
+    ):
+        await hello(old, gateway.token)
+        await hello(other, gateway.token, client_id="other")
+        for tablet in (old, other):
+            tablet.write(asking, Pingreq())
+        await hello(new, gateway.token)  # takes the session over; old does not go yet
+        assert await code_of_disconnect(old) == expected(
+            version, Code.SESSION_TAKEN_OVER
+        )
+        opened.set()
+        assert await other.receive() == Suback(1, (1,))
+        assert await other.receive() == Pingresp()
+        new.write(Pingreq())
+        assert await new.receive() == Pingresp()
 
 
 def test_a_tablets_alerts_outlive_the_receipts_of_devices() -> None:
