@@ -20,7 +20,7 @@ enum {
     IOMT_CPU_SHA_NI = 1 << 0, /* SHA extensions with SSSE3 and SSE4.1 */
     IOMT_CPU_AVX2 = 1 << 1,
     IOMT_CPU_AVX512 = 1 << 2,      /* F, BW and VL */
-    IOMT_CPU_AVX512_IFMA = 1 << 3, /* DQ, and the 52-bit multiply */
+    IOMT_CPU_AVX512_IFMA = 1 << 3, /* CD, DQ, and the 52-bit multiply */
     IOMT_CPU_NEON = 1 << 4,
     IOMT_CPU_ARM_SHA2 = 1 << 5,
     IOMT_CPU_ADX = 1 << 6 /* adcx, adox; with BMI2's mulx */

@@ -46,7 +46,7 @@ uint32_t iomt_cpu_features(void)
         found |= IOMT_CPU_AVX2;
     if (all(saved, SAVES_AVX512) && all(extended, bit_AVX512F | bit_AVX512BW | bit_AVX512VL)) {
         found |= IOMT_CPU_AVX512;
-        if (all(extended, bit_AVX512DQ | bit_AVX512IFMA))
+        if (all(extended, bit_AVX512CD | bit_AVX512DQ | bit_AVX512IFMA))
             found |= IOMT_CPU_AVX512_IFMA;
     }
     return found;

@@ -2,7 +2,7 @@
 #ifndef IOMT_ED25519_IFMA_H
 #define IOMT_ED25519_IFMA_H
 
-#include "ed25519.h"
+#include "ed25519_relation.h"
 
 #define IOMT_IFMA_LANES 8
 
@@ -11,6 +11,26 @@
 void iomt_ifma_challenges(struct iomt_scalar k[IOMT_IFMA_LANES],
                           const struct iomt_ed25519_item *const items[IOMT_IFMA_LANES],
                           size_t count);
+
+/* Modulo L: eight numbers of eight words, word by word; and products of scalars, which need
+ * not be below L but below 2^256 (ed25519_ifma_scalar.c). */
+void iomt_ifma_reduce(struct iomt_scalar out[IOMT_IFMA_LANES],
+                      const uint64_t numbers[8][IOMT_IFMA_LANES]);
+void iomt_ifma_products(struct iomt_scalar out[IOMT_IFMA_LANES],
+                        const struct iomt_scalar a[IOMT_IFMA_LANES],
+                        const struct iomt_scalar b[IOMT_IFMA_LANES]);
+
+/* iomt_ed25519_relation of eight scalars, not always the same one; bit l of what it gives:
+ * that of lane l is negative (ed25519_ifma_relation.c). */
+unsigned iomt_ifma_relations(struct iomt_scalar u[IOMT_IFMA_LANES],
+                             struct iomt_scalar v[IOMT_IFMA_LANES],
+                             const struct iomt_scalar k[IOMT_IFMA_LANES]);
+
+/* Bit l: the encoding of [s] B - [k] A is R, of the key and signature in lane l; no, if the
+ * key is no point. Keys are not prepared (ed25519_ifma.c). */
+unsigned iomt_ifma_are_differences(const struct iomt_ed25519_item *const items[IOMT_IFMA_LANES],
+                                   const struct iomt_scalar s[IOMT_IFMA_LANES],
+                                   const struct iomt_scalar k[IOMT_IFMA_LANES]);
 
 /* The backend's is_difference (ed25519_ifma_check.c). */
 int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x,

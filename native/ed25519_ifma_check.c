@@ -74,14 +74,6 @@ ALWAYS_INLINE void move_lanes(struct number *a, __m512i from)
         a->limb[i] = _mm512_permutexvar_epi64(from, a->limb[i]);
 }
 
-/* An affine point by itself: X = 4 x, Y = 4 y, Z = 4. */
-ALWAYS_INLINE void only_point(struct efgh *p, const struct addend *q)
-{
-    p->e = carry(minus(widen(q->plus), widen(q->minus), 2));
-    p->f = p->g = small(2);
-    p->h = carry(plus(widen(q->plus), widen(q->minus)));
-}
-
 /* Afterwards every lane holds the sum of all. */
 ALWAYS_INLINE void sum_lanes(struct efgh *p)
 {
@@ -90,14 +82,16 @@ ALWAYS_INLINE void sum_lanes(struct efgh *p)
 
     for (uint64_t distance = LANES / 2; distance > 0; distance /= 2) {
         const __m512i from = _mm512_xor_si512(lanes, same(distance));
+        struct operand own;
         struct addend other;
 
-        to_addend(&other, p, d2);
+        multiply_out(&own, p);
+        to_addend(&other, &own, d2);
         move_lanes(&other.plus, from);
         move_lanes(&other.minus, from);
         move_lanes(&other.t2d, from);
         move_lanes(&other.z2, from);
-        add_point(p, p, &other, 0);
+        add_to_operand(p, &own, &other, 0);
     }
 }
 
@@ -140,8 +134,9 @@ int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x
         struct addend multiple;
 
         look_up(&multiple, &check->base[place], s_digits + place);
+        multiple.z2 = small(2);
         if (place == 0)
-            only_point(&p, &multiple);
+            only_addend(&p, &multiple);
         else
             add_point(&p, &p, &multiple, 1);
         look_up(&multiple, &check->key[place], k_digits + place);
@@ -155,5 +150,9 @@ int iomt_ifma_is_difference(const uint8_t bytes[32], const struct iomt_packed *x
     good &= is_zero(sum.z) == 0;
     return good;
 }
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 #endif

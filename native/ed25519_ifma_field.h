@@ -15,10 +15,8 @@
 #ifndef IOMT_ED25519_IFMA_FIELD_H
 #define IOMT_ED25519_IFMA_FIELD_H
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "ed25519_ifma_words.h"
 
-#define LANES 8
 #define LIMBS 5
 #define LIMB_BITS 51
 #define LIMB_MASK 0x7ffffffffffffULL
@@ -27,18 +25,6 @@
  * halves, each below one unit: 1 + 19 (4 + 10). The other limbs have less. */
 #define PRODUCT 267
 
-/* With a sanitizer's checks in every line the whole would take minutes to compile; gcc says
- * only of one of them that it is there. */
-#if defined(__SANITIZE_ADDRESS__) || defined(IOMT_SANITIZED)
-#define ALWAYS_INLINE static __attribute__((noinline, unused))
-#else
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#endif
-
-/* Before every loop over limbs: without, the compiler gives up in large functions, and keeps
- * limbs in memory. */
-#define UNROLLED _Pragma("GCC unroll 16")
-
 struct number {
     __m512i limb[LIMBS];
 };
@@ -46,11 +32,6 @@ struct number {
 struct sum {
     __m512i limb[LIMBS];
 };
-
-ALWAYS_INLINE __m512i same(uint64_t word)
-{
-    return _mm512_set1_epi64((long long)word);
-}
 
 /* The same number in every lane. */
 ALWAYS_INLINE struct number spread(const uint64_t limbs[LIMBS])
@@ -140,33 +121,23 @@ ALWAYS_INLINE struct number negate_if(__mmask8 lanes, struct number a)
 #define HIGH(z, x, y) ((z) = _mm512_madd52hi_epu64((z), (x), (y)))
 #define TWICE(z) ((z) = _mm512_add_epi64((z), (z)))
 
-/* Columns 5 to 9 have the weight 2^255 = 19 of columns 0 to 4. The low ones so far hold what
- * must still be doubled. */
-ALWAYS_INLINE void fold(__m512i z[2 * LIMBS])
-{
-    __m512i nineteen = same(19);
-    __asm__("" : "+v"(nineteen));
-
-    UNROLLED for (int k = 0; k < LIMBS; k++) {
-        __m512i folded = _mm512_mullo_epi64(z[k + LIMBS], nineteen);
-
-        z[k] = k == 0 ? folded : _mm512_add_epi64(_mm512_add_epi64(z[k], z[k]), folded);
-    }
-}
-
 /* The high half of a product of limbs weighs 2^52, which is twice the next column: each
- * column first sums high halves, is doubled, then sums low halves. */
+ * column first sums high halves, is doubled, then sums low halves. Columns 5 to 9 have the
+ * weight 2^255 = 19 of columns 0 to 4. Column 9 has no low halves: it is doubled together
+ * with column 4. */
 ALWAYS_INLINE struct sum multiply(struct number a, struct number b)
 {
+    __m512i nineteen = same(19);
     __m512i z[2 * LIMBS];
     struct sum s;
 
+    __asm__("" : "+v"(nineteen)); /* or the compiler multiplies by shifts and sums */
     UNROLLED for (int k = 0; k < 2 * LIMBS; k++)
         z[k] = _mm512_setzero_si512();
     UNROLLED for (int i = 0; i < LIMBS; i++)
         UNROLLED for (int j = LIMBS - 1 - i; j < LIMBS; j++)
             HIGH(z[i + j + 1], a.limb[i], b.limb[j]);
-    UNROLLED for (int k = LIMBS; k < 2 * LIMBS; k++)
+    UNROLLED for (int k = LIMBS; k < 2 * LIMBS - 1; k++)
         TWICE(z[k]);
     UNROLLED for (int i = 0; i < LIMBS; i++)
         UNROLLED for (int j = LIMBS - i; j < LIMBS; j++)
@@ -174,7 +145,14 @@ ALWAYS_INLINE struct sum multiply(struct number a, struct number b)
     UNROLLED for (int i = 0; i < LIMBS; i++)
         UNROLLED for (int j = 0; j < LIMBS - 1 - i; j++)
             HIGH(z[i + j + 1], a.limb[i], b.limb[j]);
-    fold(z);
+    UNROLLED for (int k = 0; k < LIMBS; k++) {
+        const __m512i folded = _mm512_mullo_epi64(z[k + LIMBS], nineteen);
+
+        if (k > 0 && k < LIMBS - 1)
+            TWICE(z[k]);
+        z[k] = k == 0 ? folded : _mm512_add_epi64(z[k], folded);
+    }
+    TWICE(z[LIMBS - 1]);
     UNROLLED for (int i = 0; i < LIMBS; i++)
         UNROLLED for (int j = 0; j < LIMBS - i; j++)
             LOW(z[i + j], a.limb[i], b.limb[j]);
@@ -185,12 +163,15 @@ ALWAYS_INLINE struct sum multiply(struct number a, struct number b)
 
 /* Products of different limbs count twice. So a column sums high halves of these, is doubled,
  * sums their low halves and the high halves of squares, is doubled, sums low halves of
- * squares. */
+ * squares. Columns 5, 7 and 9 have none of the last: there the second doubling comes after
+ * they were folded, together with that of columns 0, 2 and 4. */
 ALWAYS_INLINE struct sum square(struct number a)
 {
+    __m512i nineteen = same(19), thirty_eight = same(38);
     __m512i z[2 * LIMBS];
     struct sum s;
 
+    __asm__("" : "+v"(nineteen), "+v"(thirty_eight));
     UNROLLED for (int k = 0; k < 2 * LIMBS; k++)
         z[k] = _mm512_setzero_si512();
     UNROLLED for (int i = 0; i < LIMBS; i++)
@@ -203,13 +184,21 @@ ALWAYS_INLINE struct sum square(struct number a)
             LOW(z[i + j], a.limb[i], a.limb[j]);
     UNROLLED for (int i = 0; i < LIMBS; i++)
         HIGH(z[2 * i + 1], a.limb[i], a.limb[i]);
-    UNROLLED for (int k = LIMBS; k < 2 * LIMBS; k++)
+    UNROLLED for (int k = 1; k < LIMBS; k += 2) {
         TWICE(z[k]);
-    UNROLLED for (int i = 3; i < LIMBS; i++)
-        LOW(z[2 * i], a.limb[i], a.limb[i]);
-    fold(z);
-    UNROLLED for (int i = 0; i < 3; i++)
-        LOW(z[2 * i], a.limb[i], a.limb[i]);
+        TWICE(z[k + LIMBS]);
+        LOW(z[k + LIMBS], a.limb[(k + LIMBS) / 2], a.limb[(k + LIMBS) / 2]);
+    }
+    UNROLLED for (int k = 0; k < LIMBS; k++) {
+        const __m512i folded = _mm512_mullo_epi64(z[k + LIMBS], k == 0 ? thirty_eight : nineteen);
+
+        z[k] = k == 0 ? folded : _mm512_add_epi64(z[k], folded);
+    }
+    UNROLLED for (int k = 0; k < LIMBS; k += 2) {
+        if (k > 0)
+            TWICE(z[k]);
+        LOW(z[k], a.limb[k / 2], a.limb[k / 2]);
+    }
     UNROLLED for (int k = 0; k < LIMBS; k++)
         s.limb[k] = z[k];
     return s;
@@ -225,13 +214,9 @@ ALWAYS_INLINE struct number squared(struct number a)
     return carry(square(a));
 }
 
-/* ---- Words: 256 bits as four little-endian words, each a vector over the lanes ---- */
+/* ---- Words ---- */
 
-struct words {
-    __m512i word[4];
-};
-
-/* The low 255 bits; limbs end below 2^51. They may be p or more. */
+/* All 256 bits; limbs end below 2^51, the highest below 2^52. */
 ALWAYS_INLINE struct number unpack(struct words w)
 {
     const __m512i mask = same(LIMB_MASK);
@@ -242,13 +227,13 @@ ALWAYS_INLINE struct number unpack(struct words w)
     a.limb[2] = _mm512_or_si512(_mm512_srli_epi64(w.word[1], 38), _mm512_slli_epi64(w.word[2], 26));
     a.limb[3] = _mm512_or_si512(_mm512_srli_epi64(w.word[2], 25), _mm512_slli_epi64(w.word[3], 39));
     a.limb[4] = _mm512_srli_epi64(w.word[3], 12);
-    UNROLLED for (int i = 0; i < LIMBS; i++)
+    UNROLLED for (int i = 0; i < LIMBS - 1; i++)
         a.limb[i] = _mm512_and_si512(a.limb[i], mask);
     return a;
 }
 
-/* The one representation below p, of a number from carry() or unpack(), which is below
- * 2^255 + 2^223 and so below 2p: p is taken away once if adding 19 reaches 2^255. */
+/* The one representation below p, of a number below 2^255 + 2^223 and so below 2p, as carry()
+ * gives, and unpack() where bit 255 is not set: p is taken away once if adding 19 reaches 2^255. */
 ALWAYS_INLINE struct words pack(struct number a)
 {
     const __m512i mask = same(LIMB_MASK);

@@ -36,6 +36,14 @@ ALWAYS_INLINE void neutral_point(struct efgh *out)
     out->h = small(1);
 }
 
+/* An addend by itself: with X, Y and Z twice those of q, the point (X Z : Y Z : Z Z). */
+ALWAYS_INLINE void only_addend(struct efgh *out, const struct addend *q)
+{
+    out->e = carry(minus(widen(q->plus), widen(q->minus), 2));
+    out->f = out->g = q->z2;
+    out->h = carry(plus(widen(q->plus), widen(q->minus)));
+}
+
 ALWAYS_INLINE void projective(struct xyz *out, const struct efgh *p)
 {
     out->x = times(p->e, p->f);
@@ -48,26 +56,40 @@ ALWAYS_INLINE void projective(struct xyz *out, const struct efgh *p)
 ALWAYS_INLINE void double_point(struct efgh *out, const struct efgh *p)
 {
     const struct number x = times(p->e, p->f), y = times(p->g, p->h), z = times(p->f, p->g);
-    const struct sum xx = square(x), yy = square(y), xy = multiply(x, y);
+    const struct sum xx = square(x), yy = square(y), zz = square(z);
+    const struct sum xy = square(carry(plus(widen(x), widen(y))));
     const struct sum g = minus(yy, xx, PRODUCT + 1); /* below 2 PRODUCT + 1 */
-    const struct sum zz = square(z);
+    const struct sum h = plus(yy, xx);
 
-    out->e = carry(doubled(xy));
+    out->e = carry(minus(xy, h, 2 * PRODUCT + 1));
     out->f = carry(minus(doubled(zz), g, 2 * PRODUCT + 2));
     out->g = carry(g);
-    out->h = carry(plus(yy, xx));
+    out->h = carry(h);
+}
+
+/* What a sum needs of a point: Y + X, Y - X, T and Z. */
+struct operand {
+    struct number plus, minus, t;
+    struct sum z;
+};
+
+ALWAYS_INLINE void multiply_out(struct operand *out, const struct efgh *p)
+{
+    const struct sum x = multiply(p->e, p->f), y = multiply(p->g, p->h);
+
+    out->plus = carry(plus(y, x));
+    out->minus = carry(minus(y, x, PRODUCT + 1));
+    out->t = times(p->e, p->h);
+    out->z = multiply(p->f, p->g);
 }
 
 /* The sum of both; `affine` says that q's Z is 1 and z2 is not set. */
-ALWAYS_INLINE void add_point(struct efgh *out, const struct efgh *p, const struct addend *q,
-                             int affine)
+ALWAYS_INLINE void add_to_operand(struct efgh *out, const struct operand *p,
+                                  const struct addend *q, int affine)
 {
-    const struct sum x = multiply(p->e, p->f), y = multiply(p->g, p->h);
-    const struct sum a = multiply(carry(minus(y, x, PRODUCT + 1)), q->minus);
-    const struct sum b = multiply(carry(plus(y, x)), q->plus);
-    const struct sum c = multiply(times(p->e, p->h), q->t2d);
-    const struct sum z = multiply(p->f, p->g);
-    const struct sum d = affine ? doubled(z) : multiply(carry(z), q->z2);
+    const struct sum a = multiply(p->minus, q->minus), b = multiply(p->plus, q->plus);
+    const struct sum c = multiply(p->t, q->t2d);
+    const struct sum d = affine ? doubled(p->z) : multiply(carry(p->z), q->z2);
 
     out->e = carry(minus(b, a, PRODUCT + 1));
     out->f = carry(minus(d, c, PRODUCT + 1));
@@ -75,14 +97,21 @@ ALWAYS_INLINE void add_point(struct efgh *out, const struct efgh *p, const struc
     out->h = carry(plus(b, a));
 }
 
-ALWAYS_INLINE void to_addend(struct addend *out, const struct efgh *p, struct number d2)
+ALWAYS_INLINE void add_point(struct efgh *out, const struct efgh *p, const struct addend *q,
+                             int affine)
 {
-    const struct sum x = multiply(p->e, p->f), y = multiply(p->g, p->h);
+    struct operand operand;
 
-    out->plus = carry(plus(y, x));
-    out->minus = carry(minus(y, x, PRODUCT + 1));
-    out->t2d = times(times(p->e, p->h), d2);
-    out->z2 = carry(doubled(multiply(p->f, p->g)));
+    multiply_out(&operand, p);
+    add_to_operand(out, &operand, q, affine);
+}
+
+ALWAYS_INLINE void to_addend(struct addend *out, const struct operand *p, struct number d2)
+{
+    out->plus = p->plus;
+    out->minus = p->minus;
+    out->t2d = times(p->t, d2);
+    out->z2 = carry(doubled(p->z));
 }
 
 #endif

@@ -10,17 +10,14 @@
 #pragma GCC target("avx512f,avx512bw")
 #endif
 
-#include <immintrin.h>
+#include "ed25519_ifma_words.h"
+
 #include <string.h>
 
-#define LANES IOMT_IFMA_LANES
 #define ROUNDS 80
 #define BLOCK IOMT_SHA512_BLOCK_SIZE
 #define BEFORE_MESSAGE 64 /* bytes of R and A */
 #define PADDING 17        /* the least: one bit in a byte of its own, and the length */
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
 
 /* A block for eight lanes costs as much as this many eighths of blocks for one: where few
  * messages are much longer than the others, one after the other is faster. */
@@ -42,7 +39,7 @@ ALWAYS_INLINE void one_round(__m512i s[8], uint64_t k, __m512i w)
     const __m512i a = s[0], e = s[4];
     const __m512i sum1 = XOR3(RIGHT(e, 14), RIGHT(e, 18), RIGHT(e, 41));
     const __m512i sum0 = XOR3(RIGHT(a, 28), RIGHT(a, 34), RIGHT(a, 39));
-    const __m512i kw = add(w, _mm512_set1_epi64((long long)k));
+    const __m512i kw = add(w, same(k));
     const __m512i t = add(add(add(s[7], kw), sum1), CHOICE(e, s[5], s[6]));
     const __m512i first = add(add(t, sum0), MAJORITY(a, s[1], s[2]));
 
@@ -67,17 +64,22 @@ ALWAYS_INLINE __m512i schedule(__m512i w[16], int t)
     return w[t % 16];
 }
 
+ALWAYS_INLINE __m512i big_endian(void)
+{
+    return _mm512_broadcast_i32x4(_mm_set_epi64x(0x08090a0b0c0d0e0f, 0x0001020304050607));
+}
+
 /* Takes the lanes of `lanes` one block further, at the addresses `blocks`. */
 static void compress(__m512i state[8], const uintptr_t blocks[LANES], __mmask8 lanes)
 {
-    const __m512i big_endian = _mm512_broadcast_i32x4(
-        _mm_set_epi64x(0x08090a0b0c0d0e0f, 0x0001020304050607));
-    const __m512i from = _mm512_loadu_si512(blocks);
     __m512i s[8], w[16];
 
-    UNROLLED for (int i = 0; i < 16; i++)
-        w[i] = _mm512_shuffle_epi8(
-            _mm512_i64gather_epi64(add(from, _mm512_set1_epi64(8 * i)), NULL, 1), big_endian);
+    UNROLLED for (int i = 0; i < 16; i += WORDS) {
+        const struct words four = words_at(blocks, sizeof(uint64_t) * (size_t)i);
+
+        UNROLLED for (int j = 0; j < WORDS; j++)
+            w[i + j] = _mm512_shuffle_epi8(four.word[j], big_endian());
+    }
     UNROLLED for (int i = 0; i < 8; i++)
         s[i] = state[i];
     UNROLLED for (int t = 0; t < 16; t++)
@@ -132,7 +134,7 @@ static void in_lanes(struct iomt_scalar k[LANES], const struct iomt_ed25519_item
     __m512i state[8];
 
     for (int i = 0; i < 8; i++)
-        state[i] = _mm512_set1_epi64((long long)iomt_sha512_initial[i]);
+        state[i] = same(iomt_sha512_initial[i]);
     for (size_t block = 0; block < most; block++) {
         __mmask8 lanes = 0;
 
@@ -146,16 +148,9 @@ static void in_lanes(struct iomt_scalar k[LANES], const struct iomt_ed25519_item
         }
         compress(state, at, lanes);
     }
-    for (int i = 0; i < 8; i++)
-        _mm512_storeu_si512(digests[i], state[i]);
-    for (int lane = 0; lane < LANES; lane++) {
-        uint8_t digest[IOMT_SHA512_SIZE];
-
-        for (int i = 0; i < 8; i++)
-            for (int byte = 0; byte < 8; byte++)
-                digest[8 * i + byte] = (uint8_t)(digests[i][lane] >> (56 - 8 * byte));
-        iomt_scalar_reduce_secret(&k[lane], digest);
-    }
+    for (int i = 0; i < 8; i++) /* the digest's bytes are a little-endian number */
+        _mm512_storeu_si512(digests[i], _mm512_shuffle_epi8(state[i], big_endian()));
+    iomt_ifma_reduce(k, (const uint64_t (*)[LANES])digests);
 }
 
 void iomt_ifma_challenges(struct iomt_scalar k[LANES],
@@ -176,5 +171,9 @@ void iomt_ifma_challenges(struct iomt_scalar k[LANES],
         iomt_ed25519_challenge(&k[lane], items[lane]->signature, items[lane]->key,
                                items[lane]->message, items[lane]->size);
 }
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 #endif

@@ -41,7 +41,7 @@
 
 /* ---- Decoding ---- */
 
-/* As decode_keys() in ed25519_ifma.c. 1, x and y in the lanes KEY and R; or 0 if the key
+/* As decode() in ed25519_ifma.c. 1, x and y in the lanes KEY and R; or 0 if the key
  * is no point, or R is none or not encoded as it should be. */
 ALWAYS_INLINE int decode(struct four *x, struct four *y, const uint8_t *key, const uint8_t *r)
 {
@@ -318,5 +318,9 @@ int iomt_ifma_verify_one(const struct iomt_ed25519_item *item)
         return iomt_ifma_is_difference_known(item->signature, item->prepared, &s, &k);
     return iomt_ifma_is_difference_new(item->signature, item->key, &s, &k);
 }
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 #endif

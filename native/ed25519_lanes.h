@@ -10,10 +10,9 @@
  * and says after it how one is verified alone, and how a group is multiplied, compared and
  * hashed: the functions that are declared here and not defined.
  *
- * Lanes do not mix: every vector instruction works within lanes, the tables of A belong to
- * lanes, and the inversion multiplies Zs of the same lane only. A lane whose key is no point
- * computes with the neutral point instead, so that its Z is not 0. All take the same steps,
- * whether the signature is good or bad.
+ * Lanes do not mix: every vector instruction works within lanes, tables belong to lanes, and
+ * the inversion multiplies Zs of the same lane only. All take the same steps, whether the
+ * signature is good or bad; how many, depends on the longest scalar of the group alone.
  *
  * Everything here is public. */
 #ifndef IOMT_ED25519_LANES_H
@@ -21,16 +20,14 @@
 
 #include "ed25519.h"
 
-/* Prepared keys and others do not share a group. */
-#define MOST_GROUPS (IOMT_ED25519_GROUP / LANES + 1)
+#define MOST_GROUPS (IOMT_ED25519_GROUP / LANES)
 
 struct group {
     size_t count;        /* lanes in use; the others repeat lane 0 */
     size_t index[LANES]; /* among the items of the call */
     const struct iomt_ed25519_item *items[LANES];
     struct iomt_scalar s[LANES], k[LANES];
-    unsigned is_point; /* bit l: the key in lane l is one */
-    struct xyz point;  /* [s]B - [k]A = (x/z, y/z) */
+    struct xyz point; /* [s]B - [k]A = (x/z, y/z) */
 };
 
 /* The rule for one item, by what is fastest for one. */
@@ -40,13 +37,21 @@ static int verify_alone(const struct iomt_ed25519_item *item);
 static void challenges(struct iomt_scalar k[LANES],
                        const struct iomt_ed25519_item *const items[LANES], size_t count);
 
-/* Fill in is_point and point: of one group or two; of one whose keys are all prepared. */
-static void multiply_pair(struct group *groups, int count);
+/* The lanes of a group without prepared keys in which the encoding of [s]B - [k]A is R. */
+static unsigned are_differences(const struct group *group);
+
+/* Fill in the point, of a group whose keys are all prepared, and are points. */
 static void multiply_prepared(struct group *group);
 
 /* The lanes whose affine point (x, y) has the encoding R. */
 static unsigned lanes_with_r(const struct group *group, const struct number *x,
                              const struct number *y);
+
+static void answer(const struct group *group, unsigned good, uint8_t *answers)
+{
+    for (size_t lane = 0; lane < group->count; lane++)
+        answers[group->index[lane]] = good >> lane & 1;
+}
 
 /* 1/Z of every group with one inversion: `before` is the product of all Z before it. */
 static void compare(const struct group *groups, size_t count, uint8_t *answers)
@@ -62,11 +67,9 @@ static void compare(const struct group *groups, size_t count, uint8_t *answers)
         const struct group *group = &groups[g];
         const struct number over_z = times(rest, before[g]);
         const struct number x = times(group->point.x, over_z), y = times(group->point.y, over_z);
-        const unsigned good = group->is_point & lanes_with_r(group, &x, &y);
 
         rest = times(rest, group->point.z);
-        for (size_t lane = 0; lane < group->count; lane++)
-            answers[group->index[lane]] = good >> lane & 1;
+        answer(group, lanes_with_r(group, &x, &y), answers);
     }
 }
 
@@ -75,7 +78,6 @@ static void start_group(struct group *group, const struct iomt_ed25519_item *ite
                         const struct iomt_scalar *s, const size_t *indices, size_t count)
 {
     group->count = count < LANES ? count : LANES;
-    group->is_point = (1u << LANES) - 1;
     for (size_t lane = 0; lane < LANES; lane++) {
         group->index[lane] = indices[lane < group->count ? lane : 0];
         group->items[lane] = &items[group->index[lane]];
@@ -118,15 +120,9 @@ static void verify_in_lanes(const struct iomt_ed25519_item *items, size_t count,
     }
     plain_count = without_few(items, plain, plain_count, FEWEST_PLAIN, answers);
     prepared_count = without_few(items, prepared, prepared_count, FEWEST_PREPARED, answers);
-    for (size_t i = 0; i < plain_count; i += 2 * LANES) {
-        struct group *pair = &groups[group_count++];
-
-        start_group(&pair[0], items, s, plain + i, plain_count - i);
-        if (plain_count - i > LANES) {
-            start_group(&pair[1], items, s, plain + i + LANES, plain_count - i - LANES);
-            group_count++;
-        }
-        multiply_pair(pair, plain_count - i > LANES ? 2 : 1);
+    for (size_t i = 0; i < plain_count; i += LANES) {
+        start_group(&groups[0], items, s, plain + i, plain_count - i);
+        answer(&groups[0], are_differences(&groups[0]), answers);
     }
     for (size_t i = 0; i < prepared_count; i += LANES) {
         struct group *group = &groups[group_count++];

@@ -1,209 +1,76 @@
 /* Verification in two lanes of NEON, for 64-bit ARM: two signatures side by side, each by
- * itself. On the cores of a Raspberry Pi 4 and 5 two products modulo p take it less than the
- * scalar code takes for one (docs/ed25519.md), so that even one signature is faster in one of
- * two lanes.
+ * itself, or one in both lanes. On the cores of a Raspberry Pi 4 and 5 two products modulo p
+ * take it less than the scalar code takes for one (docs/ed25519.md).
  *
- * A group of two takes these steps, both lanes at once:
- *   1. decode the keys (unless they are prepared), -A;
- *   2. [s]B + [k](-A) in one chain of doublings, with signed digits of fixed width: of k in
- *      radix 32 from a table of 0 .. 16 times -A, of s in radix 256 from a table of B;
- *   3. with all groups of a call: 1/Z; encode; compare with R (ed25519_lanes.h). */
-#include "ed25519.h"
+ * With new keys:
+ *   1. a short relation for each k (ed25519_relation.h);
+ *   2. decode A and R. Rule 3 compares R's bytes with an encoding, so bytes that encode no
+ *      point, or not as RFC 8032 5.1.2 encodes it, are those of no sum: the answer is no.
+ *      Otherwise the bytes are equal exactly if the points are;
+ *   3. [v S]B - [u]A - [v]R in one chain of about 128 doublings, with signed digits of fixed
+ *      width: of u and v in radix 16 from tables of 0 .. 8 times -A and -R, of v S in radix 256
+ *      from tables of B and of [2^128]B;
+ *   4. is it the neutral point? Y = Z: no inversion.
+ * Two signatures take a lane each. One by itself has what belongs to A in lane 0 and what
+ * belongs to R in lane 1, with half of v S each, and the sum of both lanes is what is asked.
+ *
+ * With prepared keys: [S]B + [k](-A) in 64 doublings; then with all groups of a call 1/Z;
+ * encode; compare with R (ed25519_lanes.h). */
+#include "ed25519_neon.h"
 
 #if defined(IOMT_ARM64)
 
-#include "ed25519_neon_group.h"
+#include "ed25519_neon_tables.h"
+#include "ed25519_relation.h"
 
 #include <string.h>
 
-#define FEWEST_PLAIN 1 /* one with an idle lane beside it is still faster, by the model */
-#define FEWEST_PREPARED 1
+#define FEWEST_PLAIN LANES /* one by itself takes both lanes */
+#define FEWEST_PREPARED 1  /* one with an idle lane beside it: see docs/ed25519.md */
 #include "ed25519_lanes.h"
 
-#define KEY_BITS 5
-#define KEY_MULTIPLES 17 /* 0 .. 16 */
+#define POINT_BITS 4 /* digits of u, v and, with prepared keys, k */
 #define BASE_BITS 8
-#define KEY_TOP 250 /* where the highest digit of k stands: k < 2^253, and see with_halves */
-#define PREPARED_BITS 4
+#define HALF_BITS 128 /* v S is split there */
+#define HALF_PART 2   /* of iomt_base_rows: [2^128]B */
+#define FEWEST_PLACES ((HALF_BITS - BASE_BITS) / POINT_BITS + 1)
 #define PART_BITS 64
 
-/* ---- Digits ---- */
-
-struct digits {
-    uint64_t words[4];
-};
-
-/* Signed digits of `bits` bits are those of the number plus 2^(bits - 1) in every place,
- * each minus 2^(bits - 1): from -2^(bits - 1) to 2^(bits - 1) - 1. The sum stays below 2^256
- * for a number below L: in radix 32 with 51 places below 2^255, in radix 16 and 256 because
- * 0x88..88 + 2^253 and 0x80..80 + 2^253 do. */
-static void with_halves(struct digits out[LANES], const struct iomt_scalar numbers[LANES],
-                        const uint64_t halves[4])
-{
-    for (int lane = 0; lane < LANES; lane++) {
-        iomt_uint128 sum = 0;
-
-        for (int i = 0; i < 4; i++) {
-            sum += (iomt_uint128)numbers[lane].words[i] + halves[i];
-            out[lane].words[i] = (uint64_t)sum;
-            sum >>= 64;
-        }
-    }
-}
-
-/* In radix 32: 16 (32^51 - 1) / 31. */
-static const uint64_t halves32[4] = {0x0842108421084210, 0x1084210842108421, 0x2108421084210842,
-                                     0x4210842108421084};
-static const uint64_t halves16[4] = {0x8888888888888888, 0x8888888888888888, 0x8888888888888888,
-                                     0x8888888888888888};
-static const uint64_t halves256[4] = {0x8080808080808080, 0x8080808080808080,
-                                      0x8080808080808080, 0x8080808080808080};
-
-/* The digit at a bit. */
-ALWAYS_INLINE int digit_at(const struct digits *a, unsigned bit, unsigned bits)
-{
-    const unsigned word = bit / 64, shift = bit % 64;
-    uint64_t digit = a->words[word] >> shift;
-
-    if (shift + bits > 64 && word < 3)
-        digit |= a->words[word + 1] << (64 - shift);
-    return (int)(digit & ((1u << bits) - 1)) - (1 << (bits - 1));
-}
-
-/* The digits of both lanes: their sizes, and the lanes in which they are negative. Digits are
- * as good as random, so no branch should depend on one. */
-struct pair_of_digits {
-    unsigned size[LANES], negative;
-};
-
-ALWAYS_INLINE struct pair_of_digits digits_at(const struct digits a[LANES], unsigned bit,
-                                              unsigned bits)
-{
-    const int first = digit_at(&a[0], bit, bits), second = digit_at(&a[1], bit, bits);
-
-    return (struct pair_of_digits){
-        {(unsigned)(first < 0 ? -first : first), (unsigned)(second < 0 ? -second : second)},
-        (unsigned)(first < 0) | (unsigned)(second < 0) << 1,
-    };
-}
-
-/* ---- Looking up multiples ---- */
-
-/* A number of one lane: its ten limbs, and two words more so that it is three vectors. */
-struct lane_number {
-    _Alignas(16) uint32_t word[12];
-};
-
-struct lane_addend {
-    struct lane_number sums[2], t2d, z2; /* sums: Y + X and Y - X */
-};
-
-/* Each lane's multiples of its own key lie together, so that one is read in whole vectors. */
-struct key_table {
-    struct lane_addend lane[LANES][KEY_MULTIPLES];
-};
-
-static void take_apart(struct lane_number *first, struct lane_number *second,
-                       const struct number *a)
-{
-    UNROLLED for (int i = 0; i < 3; i++) {
-        const uint32x4_t low = pair_of(a, 2 * i), high = i < 2 ? pair_of(a, 2 * i + 1) : low;
-
-        vst1q_u32(first->word + 4 * i, vuzp1q_u32(low, high));
-        vst1q_u32(second->word + 4 * i, vuzp2q_u32(low, high));
-    }
-}
-
-ALWAYS_INLINE void put_together(struct number *out, const struct lane_number *first,
-                                const struct lane_number *second)
-{
-    UNROLLED for (int i = 0; i < LIMBS / 2; i++) {
-        const uint32x4_t a = vld1q_u32(first->word + i / 2 * 4);
-        const uint32x4_t b = vld1q_u32(second->word + i / 2 * 4);
-
-        vst1q_u32(out->word + 4 * i, i % 2 == 0 ? vzip1q_u32(a, b) : vzip2q_u32(a, b));
-    }
-}
-
-static void put_multiple(struct key_table *table, int i, const struct addend *multiple)
-{
-    struct lane_addend *first = &table->lane[0][i], *second = &table->lane[1][i];
-
-    take_apart(&first->sums[0], &second->sums[0], &multiple->plus);
-    take_apart(&first->sums[1], &second->sums[1], &multiple->minus);
-    take_apart(&first->t2d, &second->t2d, &multiple->t2d);
-    take_apart(&first->z2, &second->z2, &multiple->z2);
-}
-
-/* The opposite has plus and minus exchanged, and t2d negated. */
-static void look_up(struct addend *out, const struct key_table *table, struct pair_of_digits d)
-{
-    const struct lane_addend *first = &table->lane[0][d.size[0]];
-    const struct lane_addend *second = &table->lane[1][d.size[1]];
-    const unsigned turn0 = d.negative & 1, turn1 = d.negative >> 1;
-
-    put_together(&out->plus, &first->sums[turn0], &second->sums[turn1]);
-    put_together(&out->minus, &first->sums[!turn0], &second->sums[!turn1]);
-    put_together(&out->t2d, &first->t2d, &second->t2d);
-    put_together(&out->z2, &first->z2, &second->z2);
-    negate_if(lane_mask(d.negative), &out->t2d);
-}
-
-static const struct iomt_packed_point packed_neutral = {{{1, 0, 0, 0}}, {{1, 0, 0, 0}}, {{0}}};
-
-/* The same where each lane has its own row of multiples 1, 2, ... */
-static void look_up_packed(struct addend *out, const struct iomt_packed_point *const rows[LANES],
-                           struct pair_of_digits d)
-{
-    const struct iomt_packed_point *at[LANES];
-    const struct iomt_packed *plus[LANES], *minus[LANES];
-
-    UNROLLED for (int lane = 0; lane < LANES; lane++) {
-        const unsigned turn = d.negative >> lane & 1;
-
-        at[lane] = d.size[lane] == 0 ? &packed_neutral : rows[lane] + d.size[lane] - 1;
-        plus[lane] = turn ? &at[lane]->y_minus_x : &at[lane]->y_plus_x;
-        minus[lane] = turn ? &at[lane]->y_plus_x : &at[lane]->y_minus_x;
-    }
-    unpack(&out->plus, plus[0]->words, plus[1]->words);
-    unpack(&out->minus, minus[0]->words, minus[1]->words);
-    unpack(&out->t2d, at[0]->t2d.words, at[1]->t2d.words);
-    negate_if(lane_mask(d.negative), &out->t2d);
-}
-
-static void look_up_base(struct addend *out, unsigned part, struct pair_of_digits d)
-{
-    const struct iomt_packed_point *const rows[LANES] = {iomt_base_rows[part],
-                                                         iomt_base_rows[part]};
-
-    look_up_packed(out, rows, d);
-}
-
-/* ---- [s]B + [k](-A) ---- */
+/* ---- Decoding ---- */
 
 struct affine {
-    struct number x, y; /* one or two units, and one */
+    struct number x, y;   /* one or two units, and one */
+    unsigned is_point;    /* the lanes that are one */
+    unsigned is_encoding; /* the lanes whose bytes are, moreover, the encoding of it */
 };
 
 struct ratio {
     struct number u, v, v3; /* x^2 = u/v; 3 units, 2 and 1 */
-    unsigned odd;           /* the lanes whose sign bit is set */
+    unsigned odd, reduced;  /* the lanes whose sign bit is set, and whose y is below p */
 };
 
+static int is_below_p(const struct iomt_packed *a)
+{
+    return a->words[0] < (uint64_t)-19 || a->words[3] != UINT64_MAX >> 1 ||
+           (a->words[1] & a->words[2]) != UINT64_MAX;
+}
+
 static void start_decoding(struct ratio *out, struct number *y, struct number *w,
-                           const struct group *group)
+                           const uint8_t *const bytes[LANES])
 {
     const struct number one = small(1), d = constant(&iomt_curve_d);
-    struct iomt_packed keys[LANES];
+    struct iomt_packed packed[LANES];
     struct number yy;
 
-    out->odd = 0;
+    out->odd = out->reduced = 0;
     for (int lane = 0; lane < LANES; lane++) {
         for (int i = 0; i < 4; i++)
-            keys[lane].words[i] = iomt_load_le64(group->items[lane]->key + 8 * i);
-        out->odd |= (unsigned)(keys[lane].words[3] >> 63) << lane;
+            packed[lane].words[i] = iomt_load_le64(bytes[lane] + 8 * i);
+        out->odd |= (unsigned)(packed[lane].words[3] >> 63) << lane;
+        packed[lane].words[3] &= UINT64_MAX >> 1;
+        out->reduced |= (unsigned)is_below_p(&packed[lane]) << lane;
     }
-    unpack(y, keys[0].words, keys[1].words);
+    unpack(y, packed[0].words, packed[1].words);
     square(&yy, y);
     minus(&out->u, &yy, &one, 1);
     multiply(&out->v, &yy, &d);
@@ -217,13 +84,12 @@ static void start_decoding(struct ratio *out, struct number *y, struct number *w
 
 /* RFC 8032 5.1.3, as decode_key of ed25519_curve_code.h: the candidate for the root of u/v is
  * u v^3 (u v^7)^((p-5)/8), and `power` is that power. */
-static void end_decoding(struct group *group, struct affine *out, const struct ratio *r,
-                         const struct number *power)
+static void end_decoding(struct affine *out, const struct ratio *r, const struct number *power,
+                         unsigned turned)
 {
     const struct number root = constant(&iomt_root_of_minus_one);
-    const struct number zero = small(0), one = small(1);
     struct number x, vxx, other;
-    unsigned right, turned, negate = 0;
+    unsigned right, opposite, negate = 0, minus_zero = 0;
 
     multiply(&x, power, &r->v3);
     multiply(&x, &x, &r->u);
@@ -232,35 +98,41 @@ static void end_decoding(struct group *group, struct affine *out, const struct r
     minus(&other, &vxx, &r->u, 3); /* 5 */
     right = is_zero(&other);
     plus(&other, &vxx, &r->u); /* 4 */
-    turned = is_zero(&other) & ~right;
+    opposite = is_zero(&other);
     multiply(&other, &x, &root);
-    choose(&x, lane_mask(turned), &x, &other);
-    group->is_point = right | turned;
+    choose(&x, lane_mask(opposite), &x, &other); /* 0 stays 0, where it is right, too */
     for (int lane = 0; lane < LANES; lane++) {
+        const unsigned odd = r->odd >> lane & 1;
         struct iomt_packed packed;
+        const uint64_t *w = packed.words;
 
         /* The parity of x must be that of the sign bit; then -A has the other one. */
         pack_lane(&packed, &x, lane);
-        negate |= (unsigned)((packed.words[0] & 1) == (r->odd >> lane & 1)) << lane;
+        negate |= (unsigned)((w[0] & 1) == odd) << lane;
+        minus_zero |= (unsigned)(odd && (w[0] | w[1] | w[2] | w[3]) == 0) << lane;
     }
-    negate_if(lane_mask(negate), &x);
-    choose(&out->x, lane_mask(group->is_point), &zero, &x);
-    choose(&out->y, lane_mask(group->is_point), &one, &out->y);
+    out->x = x;
+    negate_if(lane_mask(negate ^ turned), &out->x);
+    out->is_point = right | opposite;
+    out->is_encoding = out->is_point & r->reduced & ~minus_zero;
 }
 
-static void decode_keys(struct group *groups, struct affine *out, int count)
+/* The opposites of one or two times two points; in the lanes of `turned` the points. What is
+ * none computes on with other numbers. */
+static void decode(struct affine *out, const uint8_t *const (*bytes)[LANES],
+                   const unsigned *turned, int count)
 {
     struct ratio ratios[2];
     struct number w[2], power[2];
 
     for (int n = 0; n < count; n++)
-        start_decoding(&ratios[n], &out[n].y, &w[n], &groups[n]);
+        start_decoding(&ratios[n], &out[n].y, &w[n], bytes[n]);
     root_power(power, w, count);
     for (int n = 0; n < count; n++)
-        end_decoding(&groups[n], &out[n], &ratios[n], &power[n]);
+        end_decoding(&out[n], &ratios[n], &power[n], turned[n]);
 }
 
-static void multiples_of_key(struct key_table *table, const struct affine *a)
+static void multiples_of(struct table *table, const struct affine *a)
 {
     struct number d2 = constant(&iomt_curve_d);
     const struct number one = small(1);
@@ -275,51 +147,169 @@ static void multiples_of_key(struct key_table *table, const struct affine *a)
     multiply(&p.t, &p.x, &p.y);
     to_addend(&once, &p, &d2);
     put_multiple(table, 1, &once);
-    for (int i = 2; i < KEY_MULTIPLES; i++) {
+    for (int i = 2; i < MULTIPLES; i++) {
         add_point(&p, &once, 1, 1);
         to_addend(&multiple, &p, &d2);
         put_multiple(table, i, &multiple);
     }
 }
 
-static void multiply_group(struct group *group, const struct affine *a)
+/* ---- [v S]B - [u]A - [v]R ---- */
+
+/* A multiple of a point and one of the base point, or of [2^128]B, in each lane. */
+struct term {
+    struct table table;
+    struct digits scalars[LANES]; /* in radix 16 */
+    const struct iomt_packed_point *base[LANES];
+    struct digits halves[LANES]; /* in radix 256, the lower 128 bits count */
+};
+
+/* The sum of all terms. */
+static void add_up(struct point *p, const struct term *terms, int count, unsigned places)
 {
-    struct digits s[LANES], k[LANES];
-    struct key_table table;
     struct addend multiple;
-    struct point p;
 
-    with_halves(k, group->k, halves32);
-    with_halves(s, group->s, halves256);
-    multiples_of_key(&table, a);
-    neutral_point(&p);
-    for (unsigned bit = KEY_TOP + 1; bit-- > 0;) {
-        const int with_key = bit % KEY_BITS == 0, with_base = bit % BASE_BITS == 0;
+    neutral_point(p);
+    for (unsigned place = places; place-- > 0;) {
+        const unsigned bit = place * POINT_BITS;
+        const int with_base = bit % BASE_BITS == 0 && bit < HALF_BITS;
 
-        if (bit < KEY_TOP)
-            double_point(&p, with_key || with_base);
-        if (with_key) {
-            look_up(&multiple, &table, digits_at(k, bit, KEY_BITS));
-            add_point(&p, &multiple, 0, with_base);
+        for (int i = POINT_BITS; i-- > 0 && place < places - 1;)
+            double_point(p, i == 0);
+        for (int n = 0; n < count; n++) {
+            look_up(&multiple, &terms[n].table, digits_at(terms[n].scalars, bit, POINT_BITS));
+            add_point(p, &multiple, 0, with_base || n < count - 1);
         }
-        if (with_base) {
-            look_up_base(&multiple, 0, digits_at(s, bit, BASE_BITS));
-            add_point(&p, &multiple, 1, 0);
+        for (int n = 0; n < count && with_base; n++) {
+            look_up_packed(&multiple, terms[n].base, digits_at(terms[n].halves, bit, BASE_BITS));
+            add_point(p, &multiple, 1, n < count - 1);
         }
     }
-    group->point = (struct xyz){p.x, p.y, p.z};
 }
 
-/* One group, or two, whose keys are decoded together: a chain of squarings leaves the
- * multiplier idle while it carries. */
-static void multiply_pair(struct group *groups, int count)
+/* Of one signature, in digits. */
+struct scalars {
+    struct digits u, v, vs;
+    unsigned negative, places;
+};
+
+static unsigned length(const struct iomt_scalar *a)
 {
-    struct affine a[2];
-
-    decode_keys(groups, a, count);
-    for (int n = 0; n < count; n++)
-        multiply_group(&groups[n], &a[n]);
+    for (unsigned i = 4; i-- > 0;)
+        if (a->words[i] != 0)
+            return 64 * (i + 1) - (unsigned)__builtin_clzll(a->words[i]);
+    return 0;
 }
+
+/* A number of n bits and its halves fit into (n + 5) / 4 digits. */
+static unsigned more_places(unsigned places, const struct iomt_scalar *a)
+{
+    const unsigned needed = (length(a) + 5) / POINT_BITS;
+
+    return needed > places ? needed : places;
+}
+
+static void shorten(struct scalars *out, const struct iomt_scalar *s, const struct iomt_scalar *k)
+{
+    static const struct iomt_scalar zero = {{0}};
+    struct iomt_relation relation;
+    struct iomt_scalar vs;
+
+    iomt_ed25519_relation(&relation, k);
+    iomt_scalar_muladd_secret(&vs, s, &relation.v, &zero);
+    out->u = with_halves(&relation.u, HALVES16);
+    out->v = with_halves(&relation.v, HALVES16);
+    out->vs = with_halves(&vs, HALVES256);
+    out->negative = (unsigned)relation.negative;
+    out->places = more_places(more_places(FEWEST_PLACES, &relation.u), &relation.v);
+}
+
+/* In this lane of a term belong A and the lower half of v S, or R and the upper half. */
+static void put_key(struct term *term, int lane, const struct scalars *of)
+{
+    term->scalars[lane] = of->u;
+    term->base[lane] = iomt_base_rows[0];
+    term->halves[lane] = of->vs;
+}
+
+static void put_r(struct term *term, int lane, const struct scalars *of)
+{
+    term->scalars[lane] = of->v;
+    term->base[lane] = iomt_base_rows[HALF_PART];
+    memcpy(term->halves[lane].words, of->vs.words + HALF_BITS / 64, HALF_BITS / 8);
+}
+
+unsigned iomt_neon_are_differences(const uint8_t *const r[LANES], const uint8_t *const keys[LANES],
+                                   const struct iomt_scalar s[LANES],
+                                   const struct iomt_scalar k[LANES])
+{
+    const uint8_t *const bytes[2][LANES] = {{keys[0], keys[1]}, {r[0], r[1]}};
+    struct scalars scalars[LANES];
+    struct affine points[2]; /* A and R */
+    struct term terms[2];
+    struct point p;
+    struct number rest;
+    unsigned places = 0;
+
+    for (int lane = 0; lane < LANES; lane++) {
+        shorten(&scalars[lane], &s[lane], &k[lane]);
+        put_key(&terms[0], lane, &scalars[lane]);
+        put_r(&terms[1], lane, &scalars[lane]);
+        if (scalars[lane].places > places)
+            places = scalars[lane].places;
+    }
+    decode(points, bytes, (const unsigned[]){scalars[0].negative | scalars[1].negative << 1, 0}, 2);
+    for (int n = 0; n < 2; n++)
+        multiples_of(&terms[n].table, &points[n]);
+    add_up(&p, terms, 2, places);
+    minus(&rest, &p.y, &p.z, 1); /* y = 1 is the neutral point's alone */
+    return points[0].is_point & points[1].is_encoding & is_zero(&rest);
+}
+
+/* Each lane has the other one's. */
+static struct number exchanged(const struct number *a)
+{
+    struct number out;
+
+    UNROLLED for (int i = 0; i < LIMBS / 2; i++)
+        vst1q_u32(out.word + 4 * i, vrev64q_u32(pair_of(a, i)));
+    return out;
+}
+
+/* Whether the points of both lanes are opposites. */
+static int is_cancelled(const struct point *p)
+{
+    const struct number z = exchanged(&p->z);
+    const struct number x = times(p->x, z), other_x = exchanged(&x);
+    const struct number y = times(p->y, z), other_y = exchanged(&y);
+    struct number sum, difference;
+
+    plus(&sum, &x, &other_x);
+    minus(&difference, &y, &other_y, 1);
+    return (is_zero(&sum) & is_zero(&difference)) == 3;
+}
+
+int iomt_neon_is_difference(const uint8_t r[32], const uint8_t key[32],
+                            const struct iomt_scalar *s, const struct iomt_scalar *k)
+{
+    const uint8_t *const bytes[1][LANES] = {{key, r}};
+    struct scalars scalars;
+    struct affine points;
+    struct term term;
+    struct point p;
+
+    shorten(&scalars, s, k);
+    decode(&points, bytes, &scalars.negative, 1);
+    if (points.is_point != 3 || (points.is_encoding & 2) == 0)
+        return 0;
+    put_key(&term, 0, &scalars);
+    put_r(&term, 1, &scalars);
+    multiples_of(&term.table, &points);
+    add_up(&p, &term, 1, scalars.places);
+    return is_cancelled(&p);
+}
+
+/* ---- [S]B - [k]A of prepared keys ---- */
 
 /* With prepared keys only 64 doublings: each 64 bits of k and s have their own row. */
 static void multiply_prepared(struct group *group)
@@ -328,24 +318,29 @@ static void multiply_prepared(struct group *group)
     struct addend multiple;
     struct point p;
 
-    with_halves(k, group->k, halves16);
-    with_halves(s, group->s, halves256);
+    for (int lane = 0; lane < LANES; lane++) {
+        k[lane] = with_halves(&group->k[lane], HALVES16);
+        s[lane] = with_halves(&group->s[lane], HALVES256);
+    }
     neutral_point(&p);
     for (unsigned bit = PART_BITS; bit-- > 0;) {
-        const int with_key = bit % PREPARED_BITS == 0, with_base = bit % BASE_BITS == 0;
+        const int with_key = bit % POINT_BITS == 0, with_base = bit % BASE_BITS == 0;
 
-        if (bit < PART_BITS - PREPARED_BITS)
+        if (bit < PART_BITS - POINT_BITS)
             double_point(&p, with_key);
         for (unsigned part = 0; with_key && part < IOMT_PREPARED_PARTS; part++) {
             const struct iomt_packed_point *const rows[LANES] = {
                 group->items[0]->prepared->multiples[part],
                 group->items[1]->prepared->multiples[part]};
 
-            look_up_packed(&multiple, rows, digits_at(k, PART_BITS * part + bit, PREPARED_BITS));
+            look_up_packed(&multiple, rows, digits_at(k, PART_BITS * part + bit, POINT_BITS));
             add_point(&p, &multiple, 1, with_base || part < IOMT_PREPARED_PARTS - 1);
         }
         for (unsigned part = 0; with_base && part < IOMT_PREPARED_PARTS; part++) {
-            look_up_base(&multiple, part, digits_at(s, PART_BITS * part + bit, BASE_BITS));
+            const struct iomt_packed_point *const rows[LANES] = {iomt_base_rows[part],
+                                                                 iomt_base_rows[part]};
+
+            look_up_packed(&multiple, rows, digits_at(s, PART_BITS * part + bit, BASE_BITS));
             add_point(&p, &multiple, 1, part < IOMT_PREPARED_PARTS - 1);
         }
     }
@@ -374,9 +369,22 @@ static unsigned lanes_with_r(const struct group *group, const struct number *x,
     return lanes;
 }
 
+static unsigned are_differences(const struct group *group)
+{
+    const uint8_t *const r[LANES] = {group->items[0]->signature, group->items[1]->signature};
+    const uint8_t *const keys[LANES] = {group->items[0]->key, group->items[1]->key};
+
+    return iomt_neon_are_differences(r, keys, group->s, group->k);
+}
+
 static int verify_alone(const struct iomt_ed25519_item *item)
 {
-    return iomt_ed25519_verify_item(&iomt_curve51, item);
+    struct iomt_scalar s, k;
+
+    if (!iomt_scalar_decode(&s, item->signature + 32))
+        return 0;
+    iomt_ed25519_challenge(&k, item->signature, item->key, item->message, item->size);
+    return iomt_neon_is_difference(item->signature, item->key, &s, &k);
 }
 
 static void challenges(struct iomt_scalar k[LANES],

@@ -1,6 +1,6 @@
 /* Numbers modulo p = 2^255 - 19, two at a time: lane 0 belongs to one number and lane 1 to the
- * other, and no lane ever reads its neighbour, so what one signature does cannot reach the one
- * beside it. For ed25519_neon.c and its tests only.
+ * other, and nothing here lets a lane read its neighbour, so what one signature does cannot
+ * reach the one beside it. For ed25519_neon.c and its tests only.
  *
  * A number is ten limbs in radix 2^25.5: limb i weighs 2^ceil(25.5 i), so even limbs have 26
  * bits and odd ones 25. NEON multiplies two pairs of 32-bit numbers and adds the products to

@@ -26,7 +26,7 @@ struct row {
     uint64_t r[R_WORDS], v[V_WORDS];
 };
 
-static const uint64_t eight_orders[R_WORDS] = {UINT64_C(0xc09318d2e7ae9f68),
+const uint64_t iomt_eight_orders[R_WORDS] = {UINT64_C(0xc09318d2e7ae9f68),
                                                UINT64_C(0xa6f7cef517bce6b2), 0,
                                                UINT64_C(0x8000000000000000), 0};
 
@@ -175,7 +175,7 @@ void iomt_ed25519_relation(struct iomt_relation *relation, const struct iomt_sca
 {
     struct row rows[2] = {{{0}, {0}}, {{0}, {1}}}, chosen;
 
-    memcpy(rows[0].r, eight_orders, sizeof eight_orders);
+    memcpy(rows[0].r, iomt_eight_orders, sizeof iomt_eight_orders);
     memcpy(rows[1].r, k->words, sizeof k->words);
     shorten(rows);
     chosen = *odd_row(rows);

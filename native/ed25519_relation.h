@@ -1,7 +1,8 @@
 /* A short relation instead of a long scalar: with it a verification doubles half as often.
  *
  * Whether [S] B - [k] A = R, exactly and not but for a part of small order, is what rule 3 of
- * ed25519.h asks where R is a point. The order of every point divides 8 L. So multiplying by
+ * ed25519.h asks where R's bytes encode a point as RFC 8032 5.1.2 does; where they do not, they
+ * are the encoding of no sum, and the answer is no. The order of every point divides 8 L. So multiplying by
  * an odd v with 0 < v < L loses nothing: v is invertible modulo 8 L (L is a prime), and
  *
  *     [S] B - [k] A - R = 0   if and only if   [v S] B - [v k] A - [v] R = 0.
@@ -21,6 +22,9 @@ struct iomt_relation {
     struct iomt_scalar u, v; /* u need not be below L */
     int negative;
 };
+
+/* 8 L, with room for a sign in the fifth word */
+extern const uint64_t iomt_eight_orders[5];
 
 void iomt_ed25519_relation(struct iomt_relation *relation, const struct iomt_scalar *k);
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_ARGUMENTS 24
+#define MOST_ARGUMENTS 32
 #define MOST_LINE (1 << 17)
 
 struct argument {

@@ -118,11 +118,13 @@ static int point_command(const struct argument *arguments, struct reply *reply)
 {
     const struct number d2 = carry(doubled(widen(constant(iomt_curve_d.words))));
     struct efgh p, q;
+    struct operand operand;
     struct addend addend;
 
     from_affine(&p, &arguments[0]);
     from_affine(&q, &arguments[2]);
-    to_addend(&addend, &q, d2);
+    multiply_out(&operand, &q);
+    to_addend(&addend, &operand, d2);
     add_point(&p, &p, &addend, 0);
     put_affine(reply, &p);
     double_point(&q, &p);
@@ -277,11 +279,91 @@ static int challenge_command(const struct argument *arguments, size_t count, str
     return 1;
 }
 
+static struct iomt_scalar scalar_of(const struct argument *argument)
+{
+    struct iomt_scalar scalar;
+
+    if (argument->size != 32)
+        exit(2);
+    for (int i = 0; i < 4; i++)
+        scalar.words[i] = iomt_load_le64(argument->bytes + 8 * i);
+    return scalar;
+}
+
+/* differences, then R KEY S K of each lane: bit l of the reply is that of lane l. */
+static int differences_command(const struct argument *arguments, struct reply *reply)
+{
+    struct iomt_ed25519_item items[LANES];
+    const struct iomt_ed25519_item *places[LANES];
+    struct iomt_scalar s[LANES], k[LANES];
+    uint8_t good;
+
+    for (size_t lane = 0; lane < LANES; lane++) {
+        const struct argument *of = &arguments[4 * lane];
+
+        items[lane] = (struct iomt_ed25519_item){.signature = of[0].bytes, .key = of[1].bytes};
+        places[lane] = &items[lane];
+        s[lane] = scalar_of(&of[2]);
+        k[lane] = scalar_of(&of[3]);
+    }
+    good = (uint8_t)iomt_ifma_are_differences(places, s, k);
+    put(reply, &good, sizeof good);
+    return 1;
+}
+
+/* relations K ...: u, v and the sign of each lane. */
+static int relations_command(const struct argument *arguments, struct reply *reply)
+{
+    struct iomt_scalar k[LANES], u[LANES], v[LANES];
+    uint8_t negative;
+
+    for (size_t lane = 0; lane < LANES; lane++)
+        k[lane] = scalar_of(&arguments[lane]);
+    negative = (uint8_t)iomt_ifma_relations(u, v, k);
+    put(reply, u, sizeof u);
+    put(reply, v, sizeof v);
+    put(reply, &negative, sizeof negative);
+    return 1;
+}
+
+/* reduce N ..., of 64 bytes each; scalar-product A ... B ...: modulo L. */
+static int reduction_command(const char *name, const struct argument *arguments,
+                             struct reply *reply)
+{
+    struct iomt_scalar out[LANES], a[LANES], b[LANES];
+    uint64_t numbers[8][LANES];
+
+    for (size_t lane = 0; lane < LANES; lane++) {
+        if (strcmp(name, "reduce") != 0) {
+            a[lane] = scalar_of(&arguments[lane]);
+            b[lane] = scalar_of(&arguments[LANES + lane]);
+            continue;
+        }
+        if (arguments[lane].size != 64)
+            exit(2);
+        for (int i = 0; i < 8; i++)
+            numbers[i][lane] = iomt_load_le64(arguments[lane].bytes + 8 * i);
+    }
+    if (strcmp(name, "reduce") == 0)
+        iomt_ifma_reduce(out, (const uint64_t (*)[LANES])numbers);
+    else
+        iomt_ifma_products(out, a, b);
+    put(reply, out, sizeof out);
+    return 1;
+}
+
 static int answer(const char *name, const struct argument *arguments, size_t count,
                   struct reply *reply)
 {
     if (strcmp(name, "points") == 0 && count == 4)
         return point_command(arguments, reply);
+    if (strcmp(name, "differences") == 0 && count == 4 * LANES)
+        return differences_command(arguments, reply);
+    if (strcmp(name, "relations") == 0 && count == LANES)
+        return relations_command(arguments, reply);
+    if ((strcmp(name, "reduce") == 0 && count == LANES) ||
+        (strcmp(name, "scalar-product") == 0 && count == 2 * LANES))
+        return reduction_command(name, arguments, reply);
     if (strcmp(name, "difference") == 0 && count == 4)
         return difference_command(arguments, reply);
     if (strncmp(name, "four-", 5) == 0 && count >= 1)

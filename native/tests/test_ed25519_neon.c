@@ -1,7 +1,7 @@
 /* The parts of the two lanes as commands, for a test in Python that knows the answers: see
  * lane_lines.h. Numbers come and go as they lie in memory, limb by limb and in it lane by lane,
  * so that a test can stand on the bounds of limbs and give each lane its own number. */
-#include "ed25519.h"
+#include "ed25519_neon.h"
 #include "lane_lines.h"
 
 #if defined(IOMT_ARM64)
@@ -133,6 +133,31 @@ static int point_command(const struct argument *arguments, struct reply *reply)
     return 1;
 }
 
+/* differences, then R KEY S K of each lane: the lanes in which [S] B - [K] A is encoded as R,
+ * with both side by side, and with each by itself. */
+static int differences_command(const struct argument *arguments, struct reply *reply)
+{
+    const uint8_t *const r[LANES] = {arguments[0].bytes, arguments[4].bytes};
+    const uint8_t *const keys[LANES] = {arguments[1].bytes, arguments[5].bytes};
+    struct iomt_scalar s[LANES], k[LANES];
+    uint8_t together, alone = 0;
+
+    for (int i = 0; i < 4 * LANES; i++)
+        if (arguments[i].size != 32)
+            exit(2);
+    for (int lane = 0; lane < LANES; lane++) {
+        if (!iomt_scalar_decode(&s[lane], arguments[4 * lane + 2].bytes) ||
+            !iomt_scalar_decode(&k[lane], arguments[4 * lane + 3].bytes))
+            exit(2);
+        alone |= (uint8_t)(iomt_neon_is_difference(r[lane], keys[lane], &s[lane], &k[lane])
+                           << lane);
+    }
+    together = (uint8_t)iomt_neon_are_differences(r, keys, s, k);
+    put(reply, &together, 1);
+    put(reply, &alone, 1);
+    return 1;
+}
+
 static int answer(const char *name, const struct argument *arguments, size_t count,
                   struct reply *reply)
 {
@@ -141,6 +166,8 @@ static int answer(const char *name, const struct argument *arguments, size_t cou
 
     if (strcmp(name, "points") == 0 && count == 4)
         return point_command(arguments, reply);
+    if (strcmp(name, "differences") == 0 && count == 4 * LANES)
+        return differences_command(arguments, reply);
     if (strcmp(name, "unpack") == 0 && count == 1 && arguments[0].size == sizeof words) {
         memcpy(words, arguments[0].bytes, sizeof words);
         unpack(&a, words[0].words, words[1].words);

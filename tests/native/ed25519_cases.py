@@ -1,7 +1,8 @@
 """Keys and signatures for tests of Ed25519: good, spoilt, and of odd points.
 
 The arithmetic is the naive one on affine points (RFC 8032 5.1.4), and shares nothing
-with what it tests but the constants. `Cases` makes endless cases from a seed.
+with what it tests but the constants. `Cases` makes endless cases from a seed; beneath
+the hash, where k can be chosen, a `Difference` is what a verification asks.
 """
 
 from __future__ import annotations
@@ -90,6 +91,32 @@ def odd_encodings() -> list[bytes]:
 def challenge(r: bytes, key: bytes, message: bytes) -> int:
     """k of RFC 8032 5.1.7, reduced."""
     return int.from_bytes(sha512(r + key + message).digest(), "little") % L
+
+
+def scalars_for_relations(chance: random.Random) -> list[int]:
+    """Scalars below L of which some have no short relation, some one that Euclid's
+    algorithm meets early, or next to powers of two."""
+    some = [0, 1, 2, 4, 8, L - 1, L // 2, L // 2 + 1, *range(L - 5, L)]
+    for at in range(1, 253):
+        some += [2**at - 1, 2**at, 8 * L // 2**at % L, (8 * L // 2**at + 1) % L]
+    for _ in range(300):
+        u = chance.randrange(2 ** chance.randrange(1, 254))
+        v = chance.randrange(2 ** chance.randrange(1, 250)) | 1
+        inverse = pow(v, -1, 8 * L)
+        some += [u * inverse % (8 * L) % L, -u * inverse % (8 * L) % L, u % L]
+        some.append(
+            8 * L // (2 * chance.randrange(1, 2 ** chance.randrange(1, 200))) % L
+        )
+    return some
+
+
+def check_relation(k: int, u: int, v: int, *, negative: bool) -> None:
+    """v k = u modulo 8 L, or -u; v odd and below L: so [v] loses nothing, not even
+    parts of small order."""
+    assert v % 2 == 1
+    assert v < L
+    assert u < 2**253
+    assert (v * k - (-u if negative else u)) % (8 * L) == 0
 
 
 @dataclass(frozen=True)
@@ -203,3 +230,130 @@ class Cases:
             return self.random.choice(self._secrets).key, message, signature
         nonce = self.random.choice(self._nonces)
         return key, message, nonce.encoded + signature[32:]
+
+
+# ---- [s]B - [k]A = R for chosen k ----
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Whether r is the encoding of [s]B - [k]A, byte for byte."""
+
+    r: bytes
+    key: bytes  # that of A
+    s: int
+    k: int
+    right: bool
+
+    def arguments(self) -> str:
+        """R, key, s and k in hexadecimal, as the C programs take them."""
+        scalars = (one.to_bytes(32, "little") for one in (self.s, self.k))
+        return " ".join(part.hex() for part in (self.r, self.key, *scalars))
+
+
+@cache
+def _doublings() -> list[Affine]:
+    found = [BASE]
+    for _ in range(252):
+        found.append(add(found[-1], found[-1]))
+    return found
+
+
+def _of_base(scalar: int) -> Affine:
+    """[scalar] B"""
+    total = (0, 1)
+    for at, point in enumerate(_doublings()):
+        if scalar >> at & 1:
+            total = add(total, point)
+    return total
+
+
+def special_scalars(chance: random.Random) -> list[int]:
+    """Where Euclid's algorithm on 8 L and k ends at once, meets a large quotient, has
+    only even factors of half the length; and the bounds of digits."""
+    some = [0, 1, 2, 3, 8, L - 1, L - 2, L // 2, L // 2 + 1, L // 3]
+    some += [2**at - one for at in (64, 127, 128, 129, 160, 252) for one in (0, 1)]
+    some += [8 * L // 2**at % L for at in (5, 64, 127, 200)]
+    some += [8 * L // (2 * chance.randrange(2**at)) % L for at in (40, 80, 120, 125)]
+    for bits in (20, 60, 100, 127):
+        u, v = chance.randrange(2**bits), chance.randrange(2 ** (254 - bits)) | 1
+        some += [sign * u * pow(v, -1, 8 * L) % (8 * L) % L for sign in (1, -1)]
+    digits = [15, 16, 17, 31, 127, 128, 129, 255]
+    some += [sum(one << 8 * at for at in range(31)) for one in digits]
+    return some + [chance.randrange(L) for _ in range(40)]
+
+
+def hard_differences(seed: int) -> list[Difference]:
+    """Every kind of scalar, also where the key has a part of small order, with the
+    right R and with Rs that differ: by each point of small order, by a sign, by B."""
+    chance, small = random.Random(seed), small_order()
+    found: list[Difference] = []
+    scalars = special_scalars(chance)
+    for at, k in enumerate(scalars):
+        secret, s = chance.randrange(L), chance.choice(scalars)
+        part = small[at % 8] if at % 3 else small[0]
+        key = encode(add(_of_base(secret), part))
+        minus_part = multiply(k % 8, (-part[0] % P, part[1]))
+        r = add(_of_base((s - k * secret) % L), minus_part)
+        rs = [*(add(r, one) for one in small), (-r[0] % P, r[1]), add(r, BASE)]
+        found += [Difference(encode(one), key, s, k, one == r) for one in rs]
+    return found
+
+
+def _nearly_p() -> list[Affine]:
+    """Points whose y has all words of 64 bits but one as a number above p has them."""
+    found = []
+    for word in range(4):
+        ys = ((2**255 - 1) ^ (1 << 64 * word + bit) for bit in range(8, 62))
+        points = (decode(y.to_bytes(32, "little")) for y in ys)
+        found.append(next(point for point in points if point is not None))
+    return found
+
+
+def odd_differences(seed: int, share: int = 1) -> list[Difference]:
+    """Small-order keys and Rs in all encodings: y + p, a sign of x = 0, no point. The
+    key may be encoded oddly, R may not; a key that is no point is not even times 0.
+    Only each `share`-th of most."""
+    chance = random.Random(seed)
+    rs = [*map(encode, small_order()), *odd_encodings()[::3], b"\xff" * 32]
+    found: list[Difference] = []
+    for key in odd_encodings():
+        point = decode(key)
+        for k in (0, 1, chance.randrange(L), chance.randrange(L)):
+            right = point and encode(multiply(k, (-point[0] % P, point[1])))
+            found += [Difference(r, key, 0, k, r == right) for r in rs]
+    found = found[::share]
+    for x, y in _nearly_p():
+        found.append(Difference(encode((-x % P, y)), encode((x, y)), 0, 1, right=True))
+    return found
+
+
+def digit_differences() -> list[Difference]:
+    """Digits of s in radix 256 and of k in radix 16, in every place that is looked up,
+    with the largest carry into the next; each with its own R and with that of another.
+    Such a k is its own short relation, and k = 0 leaves s as it is."""
+    key, found = multiply(3, BASE), []
+    for place in range(32):
+        for s, k in zip((1, 127, 128, 129, 255), (0, 1, 7, 8, 15), strict=True):
+            if s << 8 * place < L:
+                found.append((s << 8 * place, k << 4 * place))
+    rs = [encode(_of_base((s - 3 * k) % L)) for s, k in found]
+    return [
+        Difference(r, encode(key), s, k, r == right)
+        for at, ((s, k), right) in enumerate(zip(found, rs, strict=True))
+        for r in (right, rs[at - 1])
+    ]
+
+
+def in_company(
+    cases: list[Difference], lanes: int, seed: int
+) -> list[tuple[list[Difference], int]]:
+    """Each case in some lane beside any others, right or wrong; the lanes that are
+    right. The last group is filled up with the first cases."""
+    mixed = random.Random(seed).sample(cases, len(cases))
+    mixed += mixed[: -len(mixed) % lanes]
+    groups = [mixed[at : at + lanes] for at in range(0, len(mixed), lanes)]
+    return [
+        (group, sum(one.right << lane for lane, one in enumerate(group)))
+        for group in groups
+    ]

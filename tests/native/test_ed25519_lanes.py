@@ -24,12 +24,19 @@ from ed25519_cases import (
     Affine,
     Case,
     Cases,
+    Difference,
     L,
     P,
     add,
     challenge,
+    check_relation,
+    digit_differences,
     encode,
+    hard_differences,
+    in_company,
     multiply,
+    odd_differences,
+    scalars_for_relations,
     small_order,
 )
 
@@ -201,15 +208,16 @@ def test_every_number_packs_to_the_one_below_p(ask: Ask) -> None:
         )
 
 
-def test_words_are_taken_apart_without_the_sign_bit(ask: Ask) -> None:
+def test_words_are_taken_apart_into_factors(ask: Ask) -> None:
     chance = random.Random(8)
     some = [chance.randrange(2**256) for _ in range(14)] + [2**256 - 1, P + 5]
     groups = [[split(one, 64, 4) for one in group] for group in batched(some, LANES)]
     replies = ask([f"unpack {packed(group)}" for group in groups])
     for group, reply in zip(groups, replies, strict=True):
         for left, out in zip(group, unpacked(reply), strict=True):
-            assert value(out) == value(left, 64) % 2**255
-            assert max(out) < 2**BITS
+            assert value(out) == value(left, 64)
+            assert max(out[:-1]) < 2**BITS
+            assert out[-1] <= FACTOR
 
 
 @pytest.mark.parametrize(
@@ -252,6 +260,12 @@ def test_sums_of_points_have_no_exception(ask: Ask) -> None:
             assert found == [coordinate for point in expected for coordinate in point]
 
 
+def scalars_of(reply: bytes) -> list[int]:
+    return [
+        int.from_bytes(reply[at : at + 32], "little") for at in range(0, len(reply), 32)
+    ]
+
+
 # ---- Challenges ----
 
 
@@ -275,10 +289,71 @@ def test_challenges_of_any_mixture_of_sizes_are_those_of_sha512(ask: Ask) -> Non
         ]
     )
     for group, reply in zip(cases, replies, strict=True):
-        found = [reply[at : at + 32] for at in range(0, len(reply), 32)]
-        assert [int.from_bytes(one, "little") for one in found] == [
-            challenge(*signature) for signature in group
+        assert scalars_of(reply) == [challenge(*signature) for signature in group]
+
+
+# ---- Numbers modulo L, and short relations ----
+
+
+def hexes(numbers: list[int], size: int = 32) -> str:
+    return " ".join(one.to_bytes(size, "little").hex() for one in numbers)
+
+
+def filled(some: list[T]) -> list[list[T]]:
+    """Eight at a time; the last ones begin again."""
+    whole = list(islice(cycle(some), -(-len(some) // LANES) * LANES))
+    return batched(whole, LANES)
+
+
+def test_numbers_are_reduced_to_the_one_below_l(ask: Ask) -> None:
+    """Around every multiple of L that the estimated quotient could miss by one."""
+    chance = random.Random(17)
+    some = [0, 1, 2**512 - 1, 2**512 - L, 2**260 - 1, 2**260, 2**208, 2**507]
+    for _ in range(300):
+        multiple = chance.randrange(2 ** chance.randrange(1, 260)) * L
+        some += [multiple + chance.choice([0, 1, L - 1]), max(multiple - 1, 0)]
+    some += [chance.randrange(2**512) for _ in range(300)]
+    some += [2**at - one for at in range(1, 512) for one in (0, 1)]
+    groups = filled([one % 2**512 for one in some])
+    replies = ask([f"reduce {hexes(group, 64)}" for group in groups])
+    for group, reply in zip(groups, replies, strict=True):
+        assert scalars_of(reply) == [one % L for one in group]
+
+
+def test_products_of_scalars_are_reduced(ask: Ask) -> None:
+    chance = random.Random(18)
+    some = [0, 1, 2, L - 1, L, 2**256 - 1, 2**128, 2**128 - 1, 2**252]
+    some += [chance.randrange(2 ** chance.randrange(1, 257)) for _ in range(15)]
+    pairs_of = list(product(some, repeat=2))
+    groups = filled(pairs_of)
+    replies = ask(
+        [
+            f"scalar-product {hexes([a for a, _ in group])} "
+            f"{hexes([b for _, b in group])}"
+            for group in groups
         ]
+    )
+    for group, reply in zip(groups, replies, strict=True):
+        assert scalars_of(reply) == [a * b % L for a, b in group]
+
+
+def test_every_scalar_has_a_short_relation_or_itself_in_its_lane(ask: Ask) -> None:
+    """As of one scalar, in any company: some lanes are ready long before others, and
+    some have nothing short."""
+    some = scalars_for_relations(random.Random(19))
+    known = len(some) // LANES * LANES
+    random.Random(20).shuffle(some)
+    some = some[:known] + [random.Random(21).randrange(L) for _ in range(4000)]
+    groups, lengths = batched(some, LANES), []
+    replies = ask([f"relations {hexes(group)}" for group in groups])
+    for group, reply in zip(groups, replies, strict=True):
+        numbers_of, negative = scalars_of(reply[:-1]), reply[-1]
+        for lane, k in enumerate(group):
+            u, v = numbers_of[lane], numbers_of[LANES + lane]
+            check_relation(k, u, v, negative=bool(negative >> lane & 1))
+            lengths.append(max(u, v).bit_length())
+    assert sum(lengths[known:]) / len(lengths[known:]) < 129
+    assert max(lengths[known:]) < 150
 
 
 # ---- Whole signatures, in the module as it is installed ----
@@ -387,3 +462,109 @@ def test_every_digit_of_s_is_looked_up_in_every_place(verify: Verify) -> None:
     assert [openssl(case) for case in cases] == right
     for known in (False, True):
         assert verify(cases, [known] * len(cases)) == right
+
+
+# ---- Scalars that no hash will give, beside others ----
+
+
+def check_differences(ask: Ask, cases: list[Difference], seed: int) -> None:
+    """Eight side by side, where each answers for itself."""
+    groups = in_company(cases, LANES, seed)
+    replies = ask(
+        [
+            "differences " + " ".join(one.arguments() for one in group)
+            for group, _ in groups
+        ]
+    )
+    assert replies == [bytes([right]) for _, right in groups]
+
+
+def test_every_kind_of_scalar_gives_exactly_its_point(ask: Ask) -> None:
+    """With the longest and with no short relation; R but for a point of small order is
+    a no."""
+    check_differences(ask, hard_differences(26), 27)
+
+
+def test_every_digit_is_looked_up_in_every_place(ask: Ask) -> None:
+    check_differences(ask, digit_differences(), 28)
+
+
+def test_no_encoding_but_the_right_one_is_that_of_a_point(ask: Ask) -> None:
+    check_differences(ask, odd_differences(29), 30)
+
+
+def scalars_with_long_relations() -> list[int]:
+    """Just below every power of two, k whose u is k but for little: 8 L = q k + r with
+    an even q, so the next row has an even v, and with a small r, so taking that row
+    away often leaves all the bits. The longest, and three more, are not for lanes."""
+    chance, found = random.Random(22), [L - 1, L - 2, L // 2]
+    for bits in range(129, 189):
+        lowest = 8 * L >> bits
+        some = (lowest + chance.randrange(lowest >> 8) & ~1 for _ in range(500))
+        found.append(8 * L // min(some, key=lambda q: 8 * L % q / q))
+    return found
+
+
+def u_lengths(ask: Ask, scalars: list[int]) -> set[int]:
+    groups = filled(scalars)
+    replies = ask([f"relations {hexes(group)}" for group in groups])
+    for group, reply in zip(groups, replies, strict=True):
+        for lane, k in enumerate(group):
+            u, v = (scalars_of(reply[:-1])[at] for at in (lane, LANES + lane))
+            check_relation(k, u, v, negative=bool(reply[-1] >> lane & 1))
+    return {u.bit_length() for reply in replies for u in scalars_of(reply[:-1])[:LANES]}
+
+
+def test_no_digit_of_the_longest_relation_is_lost_whatever_stands_beside(
+    ask: Ask,
+) -> None:
+    """A group has the digits of its longest u, nearly full ones, where a carry needs
+    one digit more, up to 253 bits. R but for a point of small order is a no."""
+    chance, small = random.Random(23), small_order()
+    long = scalars_with_long_relations()
+    assert u_lengths(ask, long) >= {*range(129, 142), 252}
+    pool = [(one, multiply(one, BASE)) for one in (chance.randrange(L) for _ in "abcd")]
+    commands, right = [], []
+    for at, k in enumerate(long * 2):
+        lanes, good = [], 0
+        for lane in range(LANES):
+            scalar = k if lane == at % LANES else chance.randrange(L)
+            (secret, key), (nonce, r) = chance.choices(pool, k=2)
+            part, other = chance.randrange(8), chance.randrange(8) * (at + lane & 1)
+            key = add(key, small[part])
+            r = add(r, small[(other - scalar * part) % 8])
+            s = (nonce + scalar * secret) % L
+            lanes += [encode(r).hex(), encode(key).hex(), hexes([s]), hexes([scalar])]
+            good |= (other == 0) << lane
+        commands.append("differences " + " ".join(lanes))
+        right.append(bytes([good]))
+    assert ask(commands) == right
+
+
+def test_a_carry_goes_through_words_that_are_full(ask: Ask) -> None:
+    """Digits with signs come from adding 8 or 128 in every place: over these words a
+    carry goes on to the next. Short k are their own u."""
+    sevens, halves = 0x7777777777777777, 0x7F7F7F7F7F7F7F7F
+    ks = [sevens << 64 | low for low in (sevens, sevens + 1, 1 << 63)]
+    middle = halves << 128 | halves << 64
+    ss = [middle | low for low in (halves, halves + 1, 1 << 63, 2**64 - 1)]
+    secret = random.Random(24).randrange(L)
+    key = encode(multiply(secret, BASE)).hex()
+    some = [
+        (encode(multiply((s - k * secret) % L, BASE)).hex(), s, k)
+        for s, k in product(ss, [*ks, 0])
+    ]
+    commands = [
+        "differences "
+        + " ".join(f"{r} {key} {hexes([s])} {hexes([k])}" for r, s, k in group)
+        for group in filled(some)
+    ]
+    assert ask(commands) == [b"\xff"] * len(commands)
+
+
+def test_what_lanes_cannot_shorten_is_shortened_one_by_one(ask: Ask) -> None:
+    """Steps on upper parts do not begin where 8 L is 30 bits longer than k. A long
+    relation is as right as a short one, but its neighbours would wait for it."""
+    chance = random.Random(25)
+    some = [chance.randrange(2 ** (n - 1), 2**n) for n in range(129, 252) for _ in "ab"]
+    assert max(u_lengths(ask, some)) < 150

@@ -29,11 +29,17 @@ from ed25519_cases import (
     Affine,
     Case,
     Cases,
+    Difference,
     L,
     P,
     add,
+    challenge,
+    digit_differences,
     encode,
+    hard_differences,
+    in_company,
     multiply,
+    odd_differences,
     small_order,
 )
 from test_ed25519_fuzz import openssl, seed_of_this_run
@@ -288,7 +294,56 @@ def test_sums_of_points_have_no_exception(ask: Ask) -> None:
             assert found[lane::LANES] == [at for point in expected for at in point]
 
 
+# ---- [s]B - [k]A, two side by side and one in both lanes ----
+
+
+def check_differences(ask: Ask, cases: list[Difference], seed: int) -> None:
+    """Two side by side, where each answers for itself, and each in both lanes."""
+    groups = in_company(cases, LANES, seed)
+    replies = ask(
+        [
+            "differences " + " ".join(one.arguments() for one in group)
+            for group, _ in groups
+        ]
+    )
+    assert replies == [bytes([right, right]) for _, right in groups]
+
+
+def test_every_kind_of_scalar_gives_exactly_its_point(ask: Ask) -> None:
+    """With the longest and with no short relation; R but for a point of small order is
+    a no."""
+    check_differences(ask, hard_differences(15), 16)
+
+
+def test_every_digit_is_looked_up_in_every_place(ask: Ask) -> None:
+    check_differences(ask, digit_differences(), 17)
+
+
+def test_no_encoding_but_the_right_one_is_that_of_a_point(ask: Ask) -> None:
+    """A third of what the other machines are asked, for QEMU's sake."""
+    check_differences(ask, odd_differences(18, 3), 19)
+
+
+def test_a_signature_alone_gets_the_answer_of_openssl(ask: Ask) -> None:
+    """All kinds of cases; those that are refused before k is asked for are left out."""
+    asked = []
+    for case in some_cases():
+        key, message, signature = case
+        r, s = signature[:32], int.from_bytes(signature[32:], "little")
+        if s < L:
+            k = challenge(r, key, message)
+            asked.append(Difference(r, key, s, k, openssl(case)))
+    check_differences(ask, asked, 20)
+
+
 # ---- Whole signatures ----
+
+
+def some_cases() -> list[Case]:
+    count, seed = int(os.environ.get(COUNT_VARIABLE) or CASES), seed_of_this_run()
+    print(f"seed {seed}")
+    source = Cases(seed)
+    return [source.next() for _ in range(count)]
 
 
 def line(case: Case, *, good: bool) -> str:
@@ -316,15 +371,12 @@ def answered(program: Path, directory: Path, cases: Iterable[Case]) -> int:
 
 def test_answers_are_those_of_openssl_on_arm(built: Path, tmp_path: Path) -> None:
     """Good and bad signatures of all kinds, full groups and not, prepared or not."""
-    count, seed = int(os.environ.get(COUNT_VARIABLE) or CASES), seed_of_this_run()
-    print(f"seed {seed}")
-    source = Cases(seed)
-    cases = [source.next() for _ in range(count)]
+    cases = some_cases()
     good = answered(built / "test_ed25519", tmp_path, cases)
-    assert 0.1 < good / count < 0.9
+    assert 0.1 < good / len(cases) < 0.9
 
 
-def test_every_digit_of_s_is_looked_up_in_every_place(
+def test_every_digit_of_s_is_looked_up_beside_a_prepared_key(
     built: Path, tmp_path: Path
 ) -> None:
     """With the neutral point for a key, R is [s]B, whatever k is: each digit of s alone

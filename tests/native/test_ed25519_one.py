@@ -8,7 +8,6 @@ differ by one of small order, which is all that this way of asking could overloo
 from __future__ import annotations
 
 import random
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -17,13 +16,14 @@ from ed25519_cases import (
     BASE,
     Affine,
     D,
+    Difference,
     L,
     P,
     add,
-    decode,
-    encode,
+    digit_differences,
+    hard_differences,
     multiply,
-    odd_encodings,
+    odd_differences,
     small_order,
 )
 from test_ed25519_lanes import (
@@ -263,79 +263,22 @@ def test_only_the_neutral_point_is_neutral(ask: Ask) -> None:
 # ---- [s]B - [k]A, by a short relation and with a prepared key ----
 
 
-@cache
-def doublings() -> list[Affine]:
-    found = [BASE]
-    for _ in range(252):
-        found.append(add(found[-1], found[-1]))
-    return found
-
-
-def of_base(scalar: int) -> Affine:
-    """[scalar] B"""
-    total = (0, 1)
-    for at, point in enumerate(doublings()):
-        if scalar >> at & 1:
-            total = add(total, point)
-    return total
-
-
-def special_scalars(chance: random.Random) -> list[int]:
-    """Where Euclid's algorithm on 8 L and k ends at once, meets a large quotient, has
-    only even factors of half the length; and the bounds of digits."""
-    some = [0, 1, 2, 3, 8, L - 1, L - 2, L // 2, L // 2 + 1, L // 3]
-    some += [2**at - one for at in (64, 127, 128, 129, 160, 252) for one in (0, 1)]
-    some += [8 * L // 2**at % L for at in (5, 64, 127, 200)]
-    some += [8 * L // (2 * chance.randrange(2**at)) % L for at in (40, 80, 120, 125)]
-    for bits in (20, 60, 100, 127):
-        u, v = chance.randrange(2**bits), chance.randrange(2 ** (254 - bits)) | 1
-        some += [sign * u * pow(v, -1, 8 * L) % (8 * L) % L for sign in (1, -1)]
-    digits = [15, 16, 17, 31, 127, 128, 129, 255]
-    some += [sum(one << 8 * at for at in range(31)) for one in digits]
-    return some + [chance.randrange(L) for _ in range(40)]
-
-
-def hex32(number: int) -> str:
-    return number.to_bytes(32, "little").hex()
+def check_differences(ask: Ask, cases: list[Difference]) -> None:
+    """Twice each: with a new key and with a prepared one."""
+    replies = ask([f"difference {case.arguments()}" for case in cases])
+    assert replies == [bytes([case.right] * 2) for case in cases]
 
 
 def test_every_kind_of_scalar_gives_exactly_its_point(ask: Ask) -> None:
-    """Also where the key has a part of small order; R but for one of those is a no."""
-    chance, small = random.Random(15), small_order()
-    commands, right = [], []
-    scalars = special_scalars(chance)
-    for at, k in enumerate(scalars):
-        secret, s = chance.randrange(L), chance.choice(scalars)
-        part = small[at % 8] if at % 3 else small[0]
-        key = encode(add(of_base(secret), part)).hex()
-        r = add(of_base((s - k * secret) % L), multiply(k % 8, (-part[0] % P, part[1])))
-        wrong = [add(r, one) for one in small[1:]]
-        wrong += [(-r[0] % P, r[1]), add(r, BASE)]
-        for other in [r, *wrong]:
-            commands.append(
-                f"difference {encode(other).hex()} {key} {hex32(s)} {hex32(k)}"
-            )
-            right.append(bytes([other == r] * 2))
-    assert ask(commands) == right
+    check_differences(ask, hard_differences(15))
+
+
+def test_every_digit_is_looked_up_in_every_place(ask: Ask) -> None:
+    check_differences(ask, digit_differences())
 
 
 def test_no_encoding_but_the_right_one_is_that_of_a_point(ask: Ask) -> None:
-    """Small-order keys and Rs in all encodings: y + p, a sign of x = 0, no point. The
-    key may be encoded oddly, R may not."""
-    commands, right = [], []
-    for key, k in product(odd_encodings(), (1, 2, 4, 7)):
-        point = decode_key(key)
-        for r in (*map(encode, small_order()), *odd_encodings()[::3], b"\xff" * 32):
-            commands.append(f"difference {r.hex()} {key.hex()} {hex32(0)} {hex32(k)}")
-            expected = point and encode(multiply(k, (-point[0] % P, point[1])))
-            right.append(bytes([r == expected] * 2))
-    assert any(one == b"\1\1" for one in right)
-    assert ask(commands) == right
-
-
-@cache
-def decode_key(key: bytes) -> Affine | None:
-    return decode(key)
+    check_differences(ask, odd_differences(16))
 
 
 def test_the_constant_of_the_curve_is_the_quotient_of_small_numbers() -> None:
