@@ -169,10 +169,9 @@ int iomt_ed25519_verify_item(const struct iomt_curve *curve,
         return 0;
     }
     iomt_ed25519_challenge(&k, item->signature, item->key, item->message, item->size);
-    if (item->prepared != NULL)
-        curve->encode_difference_prepared(encoded, &s, &k, item->prepared);
-    else
-        curve->encode_difference(encoded, &s, &k, &x, &y);
+    if (item->prepared == NULL)
+        return curve->is_difference(item->signature, &s, &k, &x, &y);
+    curve->encode_difference_prepared(encoded, &s, &k, item->prepared);
     return memcmp(encoded, item->signature, sizeof encoded) == 0;
 }
 

@@ -10,7 +10,8 @@
  *   ed25519_lanes.h     verification in lanes, several signatures side by side
  *   ed25519_ifma.c      eight lanes of AVX-512 IFMA
  *   ed25519_ifma_one.c  one signature in four of them
- *   ed25519_relation.c  short scalars in place of a long one, for that
+ *   ed25519_ifma_*.[ch] what both are made of
+ *   ed25519_relation.c  short scalars in place of a long one
  *   ed25519_neon.c      two lanes of NEON
  *
  * One rule of validity, in every backend, for one signature and for many: the answer that
@@ -21,8 +22,8 @@
  *      of that parity, and is ignored where x = 0 (both parities give x = 0).
  *   3. The encoding of [S]B - [k]A equals the first half of the signature, byte for byte,
  *      with k = SHA-512(R || A || message) mod L over the bytes as they were given.
- * So the bytes of R decide (a backend may decode them only if that answers the same: see
- * ed25519_ifma_one.c), there is no cofactor, and k is reduced modulo L before it
+ * So the bytes of R decide (they may be decoded only if that answers the same: see
+ * ed25519_relation.h), there is no cofactor, and k is reduced modulo L before it
  * multiplies (which matters where A has a part of small order).
  *
  * Names that end in _secret take secrets: no branch, address or division depends on them.
@@ -174,10 +175,10 @@ struct iomt_curve {
     /* Rule 2. 1 and the affine coordinates of A if the key is a point, otherwise 0. */
     int (*decode_key)(struct iomt_packed *x, struct iomt_packed *y, const uint8_t key[32]);
 
-    /* The encoding of [s] B - [k] A, with A as decode_key gave it. */
-    void (*encode_difference)(uint8_t bytes[32], const struct iomt_scalar *s,
-                              const struct iomt_scalar *k, const struct iomt_packed *x,
-                              const struct iomt_packed *y);
+    /* Rule 3: whether `r` is the encoding of [s] B - [k] A, with A as decode_key gave it. */
+    int (*is_difference)(const uint8_t r[32], const struct iomt_scalar *s,
+                         const struct iomt_scalar *k, const struct iomt_packed *x,
+                         const struct iomt_packed *y);
 
     /* iomt_ed25519_prepare */
     int (*prepare)(iomt_ed25519_prepared *prepared, const uint8_t key[32]);
@@ -185,7 +186,7 @@ struct iomt_curve {
     /* The multiples of -A; 0 if the key is no point. */
     int (*make_comb)(iomt_check_comb comb, const uint8_t key[32]);
 
-    /* As encode_difference; the key must be a point. */
+    /* The encoding of [s] B - [k] A; the key must be a point. */
     void (*encode_difference_prepared)(uint8_t bytes[32], const struct iomt_scalar *s,
                                        const struct iomt_scalar *k,
                                        const iomt_ed25519_prepared *prepared);

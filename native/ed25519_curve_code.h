@@ -12,6 +12,8 @@
 #ifndef IOMT_ED25519_CURVE_CODE_H
 #define IOMT_ED25519_CURVE_CODE_H
 
+#include "ed25519_relation.h"
+
 #include <string.h>
 
 /* Extended coordinates: x = X/Z, y = Y/Z, xy = T/Z; all tight. */
@@ -382,7 +384,7 @@ static void encode_base_multiple_secret(uint8_t bytes[32], struct iomt_packed *x
 #define CURVE_FUNCTIONS                                              \
     .encode_base_multiple_secret = encode_base_multiple_secret,      \
     .decode_key = decode_key,                                        \
-    .encode_difference = encode_difference,                          \
+    .is_difference = is_difference,                                  \
     .prepare = prepare,                                              \
     .make_comb = make_comb,                                          \
     .encode_difference_prepared = encode_difference_prepared,        \

@@ -157,6 +157,22 @@ static size_t hash_command(const struct argument *message, size_t at, uint8_t *r
     return IOMT_SHA512_SIZE;
 }
 
+/* Without a prepared key: yes to this encoding, no to others. */
+static int is_only_difference(const struct iomt_curve *curve, const uint8_t right[32],
+                              const struct iomt_scalar *s, const struct iomt_scalar *k,
+                              const struct iomt_packed *x, const struct iomt_packed *y)
+{
+    int holds = curve->is_difference(right, s, k, x, y);
+    uint8_t spoilt[32];
+
+    for (int bit = 255; bit >= 0; bit -= 51) {
+        memcpy(spoilt, right, 32);
+        spoilt[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        holds = holds && !curve->is_difference(spoilt, s, k, x, y);
+    }
+    return holds;
+}
+
 /* The check without inversion agrees: yes to this encoding with its x, no to x + p (where
  * that fits), to another x, sign or y. */
 static int checks_itself(const struct iomt_curve *curve, const uint8_t right[32],
@@ -217,7 +233,22 @@ static int checks_in_lanes(const struct iomt_curve *curve, const uint8_t right[3
     return holds;
 }
 
-/* base S: [S] B. difference S K KEY: [S] B - [K] A without and with a prepared key. */
+/* difference R KEY S K: whether R is the encoding of [S] B - [K] A. */
+static size_t judge_difference(const struct iomt_curve *curve, const struct argument *arguments,
+                               uint8_t *reply)
+{
+    struct iomt_packed x, y;
+    struct iomt_scalar s, k;
+
+    if (arguments[0].size != 32 || arguments[1].size != 32 || !scalar_of(&s, &arguments[2]) ||
+        !scalar_of(&k, &arguments[3]))
+        return 0;
+    reply[0] = (uint8_t)(curve->decode_key(&x, &y, arguments[1].bytes) &&
+                         curve->is_difference(arguments[0].bytes, &s, &k, &x, &y));
+    return 1;
+}
+
+/* base S: [S] B. difference S K KEY: [S] B - [K] A, where all ways agree on it. */
 static size_t curve_command(const struct iomt_curve *curve, const char *name,
                             const struct argument *arguments, size_t count, uint8_t *reply)
 {
@@ -225,6 +256,8 @@ static size_t curve_command(const struct iomt_curve *curve, const char *name,
     struct iomt_packed x, y;
     iomt_ed25519_prepared *prepared;
 
+    if (count == 4 && strcmp(name, "difference") == 0)
+        return judge_difference(curve, arguments, reply);
     if (count < 1 || !scalar_of(&s, &arguments[0]))
         return 0;
     if (count == 1 && strcmp(name, "base") == 0) {
@@ -243,16 +276,16 @@ static size_t curve_command(const struct iomt_curve *curve, const char *name,
         return 0;
     }
     if (prepared->is_point) {
-        curve->encode_difference(reply, &s, &k, &x, &y);
-        curve->encode_difference_prepared(reply + 32, &s, &k, prepared);
-        if (!checks_itself(curve, reply, &s, &k, prepared) ||
+        curve->encode_difference_prepared(reply, &s, &k, prepared);
+        if (!is_only_difference(curve, reply, &s, &k, &x, &y) ||
+            !checks_itself(curve, reply, &s, &k, prepared) ||
             !checks_in_lanes(curve, reply, &s, &k, arguments[2].bytes))
-            memset(reply, 0xee, 64);
+            memset(reply, 0xee, 32);
     } else {
-        memset(reply, 0, 64);
+        memset(reply, 0, 32);
     }
     free(prepared);
-    return 64;
+    return 32;
 }
 
 static size_t answer(const char *where, const char *name, const struct argument *arguments,

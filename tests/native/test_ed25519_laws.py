@@ -23,10 +23,15 @@ from ed25519_cases import (
     L,
     P,
     add,
+    check_relation,
     decode,
+    digit_differences,
     encode,
+    hard_differences,
     multiply,
+    odd_differences,
     odd_encodings,
+    scalars_for_relations,
     small_order,
 )
 
@@ -342,7 +347,18 @@ def test_differences_are_right_for_keys_with_parts_of_small_order(
         ]
     )
     for case, reply in zip(cases, replies, strict=True):
-        assert reply == difference(*case) * 2
+        assert reply == difference(*case)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_only_the_right_encoding_is_that_of_the_difference(
+    ask: Ask, curve: str
+) -> None:
+    """By short relations, the longest and none; R but for a point of small order, or in
+    another encoding, is a no."""
+    cases = hard_differences(12) + digit_differences() + odd_differences(13)
+    replies = ask([f"{curve} difference {one.arguments()}" for one in cases])
+    assert replies == [bytes([one.right]) for one in cases]
 
 
 @pytest.mark.parametrize("curve", CURVES)
@@ -360,37 +376,22 @@ def test_odd_encodings_of_keys_give_the_points_that_openssl_sees(
     for key, reply in zip(odd_encodings(), replies, strict=True):
         point = decode(key)
         if point is None:
-            assert reply == bytes(64)
+            assert reply == bytes(32)
         else:
-            assert reply == encode(add(neutral, (-point[0] % P, point[1]))) * 2
+            assert reply == encode(add(neutral, (-point[0] % P, point[1])))
 
 
 def test_every_scalar_has_a_short_relation_or_itself(ask: Ask) -> None:
-    """v k = u modulo 8 L, v odd and below L: so [v] loses nothing, not even parts of
-    small order. Random scalars, which hashes are, have short ones."""
-    chance = random.Random(9)
-    some = [0, 1, 2, 4, 8, L - 1, L // 2, L // 2 + 1, *range(L - 5, L)]
-    for at in range(1, 253):
-        some += [2**at - 1, 2**at, 8 * L // 2**at % L, (8 * L // 2**at + 1) % L]
-    for _ in range(300):
-        u = chance.randrange(2 ** chance.randrange(1, 254))
-        v = chance.randrange(2 ** chance.randrange(1, 250)) | 1
-        inverse = pow(v, -1, 8 * L)
-        some += [u * inverse % (8 * L) % L, -u * inverse % (8 * L) % L, u % L]
-        some.append(
-            8 * L // (2 * chance.randrange(1, 2 ** chance.randrange(1, 200))) % L
-        )
-    known = len(some)
+    """Random scalars, which hashes are, have short ones."""
+    some = scalars_for_relations(random.Random(9))
+    known, chance = len(some), random.Random(10)
     some += [chance.randrange(L) for _ in range(2000)]
     lengths = []
     for k, reply in zip(
         some, ask([f"scalar relation {hex32(k)}" for k in some]), strict=True
     ):
         u, v = (int.from_bytes(reply[at : at + 32], "little") for at in (0, 32))
-        assert v % 2 == 1
-        assert v < L
-        assert u < 2**253
-        assert (v * k - (-u if reply[64] else u)) % (8 * L) == 0
+        check_relation(k, u, v, negative=bool(reply[64]))
         lengths.append(max(u, v).bit_length())
     assert sum(lengths[known:]) / len(lengths[known:]) < 129
     assert max(lengths[known:]) < 150
