@@ -14,7 +14,7 @@ import pytest
 from processes import installed
 
 from edge import heartbeat
-from edge.watchdog import COMMAND_TIMEOUT_S, Options, Watchdog, bind, watch
+from edge.watchdog import COMMAND_TIMEOUT_S, REPEAT_S, Options, Watchdog, bind, watch
 
 AFTER_S = 3.0  # more than one heartbeat
 
@@ -94,11 +94,15 @@ def test_what_is_no_heartbeat_does_not_keep_it_quiet() -> None:
     assert dog.strange == 5
     assert len(lines) == 1
     assert "LOST after 12 s" in lines[0]
-    now[0] += 60  # said again while it lasts
+    now[0] += REPEAT_S - 8 - 1  # it was first said 8 s ago
+    dog.look()
+    assert len(lines) == 1
+    now[0] += 1  # said again while it lasts, and no oftener
+    dog.look()
     dog.look()
     assert len(lines) == 2
     dog.take(b'{"pid": 7, "tree_size": 1}')
-    assert "back after 80 s of silence: process 7" in lines[2]
+    assert "back after 72 s of silence: process 7" in lines[2]
 
 
 def test_a_command_that_hangs_is_ended_and_never_runs_twice(tmp_path: Path) -> None:
