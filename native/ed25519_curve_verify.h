@@ -123,7 +123,6 @@ static int is_difference(const uint8_t r[32], const struct iomt_scalar *s,
                          const struct iomt_scalar *k, const struct iomt_packed *x,
                          const struct iomt_packed *y)
 {
-    static const struct iomt_scalar zero = {{0}};
     struct point sum = neutral;
     struct iomt_packed r_x, r_y;
     struct iomt_relation relation;
@@ -135,7 +134,7 @@ static int is_difference(const uint8_t r[32], const struct iomt_scalar *s,
     if (!decode_r(&r_x, &r_y, r))
         return 0;
     iomt_ed25519_relation(&relation, k);
-    iomt_scalar_muladd_secret(&vs, s, &relation.v, &zero);
+    iomt_ed25519_scale(&vs, &relation, s);
     odd_multiples(tables[0], x, y);
     odd_multiples(tables[1], &r_x, &r_y);
     odd_digits(term_digits[0], &relation.u, TERM_BITS);

@@ -259,7 +259,6 @@ int iomt_ifma_is_difference_new(const uint8_t r[32], const uint8_t key[32],
 {
     static const struct odd_table base[] = {{NULL, iomt_base_odd[0], 1},
                                             {NULL, iomt_base_odd[BASE_PART], 1}};
-    static const struct iomt_scalar zero = {{0}};
     struct iomt_relation relation;
     struct iomt_scalar vs;
     struct four x, y;
@@ -274,7 +273,7 @@ int iomt_ifma_is_difference_new(const uint8_t r[32], const uint8_t key[32],
     opposites(points, x, y);
     odd_multiples(multiples, points);
     iomt_ed25519_relation(&relation, k);
-    iomt_scalar_muladd_secret(&vs, s, &relation.v, &zero);
+    iomt_ed25519_scale(&vs, &relation, s);
     empty(&plan);
     plan_digits(&plan, KEY, &tables[KEY], &relation.u, POINT_BITS, PLACES, relation.negative);
     plan_digits(&plan, R, &tables[R], &relation.v, POINT_BITS, PLACES, 0);

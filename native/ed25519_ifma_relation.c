@@ -182,11 +182,11 @@ ALWAYS_INLINE __m512d as_double(const __m512i *limbs, int count)
     return sum;
 }
 
-/* The factor is below 2^30 and at most r0 / v1, and r0 v1 at most about 8 L: so v stays below
- * 2^144 and its highest limb is a factor, too. */
-
 /* The second row, the one below 2^128; or, where its v is even, the first, with as much of
- * the second taken away as makes r and v about as long. The lanes that have one. */
+ * the second taken away as makes r and v about as long. The lanes that have one.
+ *
+ * As much is below 2^30 and at most r0 / v1, and r0 v1 at most about 8 L: so v stays below
+ * 2^144, and its highest limb is a factor, too. */
 ALWAYS_INLINE __mmask8 odd_row(struct row *out, const struct row rows[2])
 {
     const __mmask8 odd = _mm512_test_epi64_mask(rows[1].v[0], same(1));

@@ -211,12 +211,11 @@ static unsigned more_places(unsigned places, const struct iomt_scalar *a)
 
 static void shorten(struct scalars *out, const struct iomt_scalar *s, const struct iomt_scalar *k)
 {
-    static const struct iomt_scalar zero = {{0}};
     struct iomt_relation relation;
     struct iomt_scalar vs;
 
     iomt_ed25519_relation(&relation, k);
-    iomt_scalar_muladd_secret(&vs, s, &relation.v, &zero);
+    iomt_ed25519_scale(&vs, &relation, s);
     out->u = with_halves(&relation.u, HALVES16);
     out->v = with_halves(&relation.v, HALVES16);
     out->vs = with_halves(&vs, HALVES256);

@@ -192,3 +192,11 @@ void iomt_ed25519_relation(struct iomt_relation *relation, const struct iomt_sca
     memcpy(relation->u.words, chosen.r, sizeof relation->u.words);
     memcpy(relation->v.words, chosen.v, sizeof relation->v.words);
 }
+
+void iomt_ed25519_scale(struct iomt_scalar *vs, const struct iomt_relation *relation,
+                        const struct iomt_scalar *s)
+{
+    static const struct iomt_scalar zero = {{0}};
+
+    iomt_scalar_muladd_secret(vs, s, &relation->v, &zero);
+}

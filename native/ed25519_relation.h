@@ -28,4 +28,8 @@ extern const uint64_t iomt_eight_orders[5];
 
 void iomt_ed25519_relation(struct iomt_relation *relation, const struct iomt_scalar *k);
 
+/* v s modulo L: what B is multiplied by in place of s. */
+void iomt_ed25519_scale(struct iomt_scalar *vs, const struct iomt_relation *relation,
+                        const struct iomt_scalar *s);
+
 #endif
